@@ -1,0 +1,92 @@
+"""The layers around the recurrences: causal convolution, headwise linear map, multi-head norm, gated FFN.
+
+Shapes: B batch, S sequence, D channels, K kernel size, NH heads, DH head dim.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .init import output_init_, small_init_
+
+
+class CausalConv(nn.Module):
+    """Depthwise convolution over the last ``kernel_size`` steps, with the window carried from call to call."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        bound = 1 / math.sqrt(kernel_size)  # torch's default for convolutions
+        self.weight = nn.Parameter(torch.empty(kernel_size, dim).uniform_(-bound, bound))  # last row: present step
+        self.bias = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, window: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, S, D), window (B, K - 1, D): the inputs before x. Returns the outputs and the window after x."""
+        S, K = x.shape[1], self.kernel_size
+        padded = torch.cat([window.to(x.dtype), x], dim=1)  # (B, K - 1 + S, D)
+        age = None if resets is None else steps_since_reset(resets, K)
+        y: Tensor = self.bias
+        for tap in range(K):
+            lag, past = K - 1 - tap, padded[:, tap : tap + S]
+            if age is not None and lag > 0:
+                past = past * (age >= lag)[..., None]
+            y = torch.addcmul(y, past, self.weight[tap])
+        window_after = padded[:, S:]
+        if age is not None:
+            # Entry j lies K - 2 - j steps before the last one; the reset that hides it is as many steps back.
+            lags = torch.arange(K - 2, -1, -1, device=x.device)
+            window_after = window_after * (age[:, -1:] >= lags)[..., None]
+        # Cloned, because a view would keep all of `padded` alive for as long as the state lives.
+        return y, window_after.to(window.dtype).clone()
+
+
+def steps_since_reset(resets: Tensor, limit: int) -> Tensor:
+    """For bool (B, S): how many steps ago the row was last reset, (B, S); at least ``limit`` where it never was."""
+    step = torch.arange(resets.shape[1], device=resets.device)
+    last = torch.where(resets, step, -limit).cummax(dim=1).values
+    return step - last
+
+
+class HeadwiseLinear(nn.Module):
+    """Block-diagonal linear map: each block of ``block_size`` channels is mapped onto itself."""
+
+    def __init__(self, dim: int, block_size: int, *, init_dim: int) -> None:
+        super().__init__()
+        self.num_blocks = dim // block_size
+        self.weight = nn.Parameter(small_init_(torch.empty(self.num_blocks, block_size, block_size), init_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to (B, S, D)."""
+        blocks = x.unflatten(-1, (self.num_blocks, -1))
+        return torch.einsum("bsni,noi->bsno", blocks, self.weight).flatten(-2)
+
+
+class MultiHeadNorm(nn.Module):
+    """Layer norm within each head, then one weight a channel."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, S, NH, DH) to (B, S, NH * DH)."""
+        return F.layer_norm(h, h.shape[-1:], eps=self.eps).flatten(-2) * self.weight
+
+
+class GatedFFN(nn.Module):
+    """down(gelu(gate(x)) * up(x)), with gate and up in one matrix."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, num_blocks: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, 2 * hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+        small_init_(self.up.weight.data, dim)
+        output_init_(self.down.weight.data, dim, num_blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to (B, S, D)."""
+        gate, up = self.up(x).chunk(2, dim=-1)
+        return self.down(F.gelu(gate) * up)

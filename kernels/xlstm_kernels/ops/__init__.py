@@ -1,0 +1,1 @@
+"""The recurrences: one entry function each, with its implementations beneath it."""

@@ -1,0 +1,109 @@
+"""The two recurrences in one form, so that each conformance test is written once: operands, entry, reference."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xlstm_kernels import initial_slstm_state, mlstm, mLSTMState, slstm, sLSTMState
+from xlstm_kernels.ops.mlstm.reference import mlstm_reference
+from xlstm_kernels.ops.slstm.reference import slstm_reference
+
+B, NH, DK, DV, DH = 2, 3, 8, 5, 6
+
+# Relative to the largest entry of what is compared; measured errors are at most a fifth of these.
+FORWARD_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+GRADIENT_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+
+Operands = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    name: str
+    entry: Callable  # (*operands, state, resets=...) -> h, state
+    reference: Callable  # (*operands, state, resets) -> h, state; always from a given state
+    random_operands: Callable[[int], Operands]
+    random_state: Callable[[], tuple]
+    initial_state: Callable[[], tuple]
+    num_sequences: int  # the first operands have a time axis, the others are weights
+
+    def steps(self, operands: Operands, start: int, stop: int) -> Operands:
+        return tuple(x[:, start:stop] if at < self.num_sequences else x for at, x in enumerate(operands))
+
+    def rows(self, operands: Operands, row: int) -> Operands:
+        return tuple(x[row : row + 1] if at < self.num_sequences else x for at, x in enumerate(operands))
+
+
+def double(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def _mlstm_operands(S: int) -> Operands:
+    return double(B, S, NH, DK), double(B, S, NH, DK), double(B, S, NH, DV), 3 * double(B, S, NH), 3 * double(B, S, NH)
+
+
+def _slstm_operands(S: int) -> Operands:
+    return 2 * double(B, S, 4, NH, DH), 0.4 * double(4, NH, DH, DH), double(4, NH, DH)
+
+
+RECURRENCES = [
+    Recurrence(
+        name="mlstm",
+        entry=mlstm,
+        reference=mlstm_reference,
+        random_operands=_mlstm_operands,
+        random_state=lambda: mLSTMState(double(B, NH, DK, DV), double(B, NH, DK), double(B, NH)),
+        initial_state=lambda: mLSTMState(
+            torch.zeros(B, NH, DK, DV).double(),
+            torch.zeros(B, NH, DK).double(),
+            torch.full((B, NH), -torch.inf).double(),
+        ),
+        num_sequences=5,
+    ),
+    Recurrence(
+        name="slstm",
+        entry=slstm,
+        reference=slstm_reference,
+        random_operands=_slstm_operands,
+        random_state=lambda: sLSTMState(
+            double(B, NH, DH), double(B, NH, DH), torch.rand(B, NH, DH).double() + 0.5, double(B, NH, DH)
+        ),
+        initial_state=lambda: initial_slstm_state(B, NH, DH, dtype=torch.float64),
+        num_sequences=1,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outputs, last state, and the gradients of a random linear function of both."""
+
+    values: list[Tensor]
+    gradients: list[Tensor]
+
+
+def differentiate(run: Callable, operands: Operands, state: tuple, *, dtype: torch.dtype = torch.float64) -> Result:
+    """Run ``run(*operands, state) -> h, state`` on leaves of the given dtype and differentiate it."""
+    operands = tuple(x.to(dtype, copy=True).requires_grad_() for x in operands)
+    *memories, m = (x.to(dtype, copy=True) for x in state)  # m is a scale and has no gradient
+    memories = [x.requires_grad_() for x in memories]
+    h, last = run(*operands, type(state)(*memories, m))
+    probe = torch.Generator().manual_seed(1)
+    loss = sum(
+        (x * torch.randn(x.shape, generator=probe, dtype=torch.float64).to(dtype)).sum() for x in (h, *last[:-1])
+    )
+    leaves = [*operands, *memories]
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+    return Result([h.detach(), *(x.detach() for x in last)], gradients)
+
+
+def assert_close(actual: Result, expected: Result, dtype: torch.dtype = torch.float64) -> None:
+    for kind, tolerance in (("values", FORWARD_TOLERANCE[dtype]), ("gradients", GRADIENT_TOLERANCE[dtype])):
+        for at, (a, e) in enumerate(zip(getattr(actual, kind), getattr(expected, kind), strict=True)):
+            scale = e.abs().max().clamp(min=1e-6).item()
+            torch.testing.assert_close(
+                a.double(), e, rtol=0, atol=tolerance * scale, msg=lambda text, what=f"{kind}[{at}]": f"{what}: {text}"
+            )
