@@ -1,11 +1,15 @@
-"""mLSTM chunkwise in PyTorch: parallel inside a chunk, recurrent between chunks, resets as segments.
+"""mLSTM chunkwise in PyTorch: parallel inside a chunk, recurrent between chunks, with the exact backward pass by hand.
 
 Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim, NC chunks, L chunk size.
-Source: the chunkwise form of Beck et al. 2025 (TFLA, arXiv 2503.14376), section 2; the segments are ours.
+Source: the chunkwise form of Beck et al. 2025 (TFLA, arXiv 2503.14376), section 2. Resets as segments of a chunk, the
+denominator's gradient and the closing of the forget gate's gradient within each chunk are derived in kernels/README.md.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ...state import mLSTMState
@@ -26,17 +30,13 @@ def mlstm_chunkwise(
     """The contract of ``mlstm``."""
     S, L = q.shape[1], min(chunk_size or default_chunk_size(q.shape[1], q.shape[3]), q.shape[1])
     dtype = gate_dtype(q, k, v, i, f)
-    qc, kc, vc = (_to_chunks(x.to(dtype), L) for x in (q, k, v))  # (B, NH, NC, L, D)
-    qc = qc * q.shape[-1] ** -0.5
-    ic = _to_chunks(i.to(dtype), L, fill=-torch.inf)  # (B, NH, NC, L): a padded step adds nothing ...
+    q, k, vc = (_to_chunks(x.to(dtype), L) for x in (q, k, v))  # (B, NH, NC, L, D)
+    i = _to_chunks(i.to(dtype), L, fill=-torch.inf)  # (B, NH, NC, L): a padded step adds nothing ...
     logf = _to_chunks(F.logsigmoid(f.to(dtype)), L)  # ... and forgets nothing
     segment = None if resets is None else _to_chunks(resets[..., None], L, fill=False).cumsum(-1)  # (B, 1, NC, L)
-    # float64, because the sum reaches |f| L while differences of it must stay exact to float32.
-    b = logf.double().cumsum(-1)
-
-    before, last = _states_between_chunks(kc, vc, ic, b, segment, state)
-    h = _outputs(qc, kc, vc, ic, b, segment, before)
-    return h.movedim(1, 3).flatten(1, 2)[:, :S].to(v.dtype), last
+    c, n, m = (x.to(dtype) for x in state)
+    h, *last = _Chunkwise.apply(q, k, vc, i, logf, c, n, m.detach(), segment)
+    return h.movedim(1, 3).flatten(1, 2)[:, :S].to(v.dtype), mLSTMState(*last)
 
 
 def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
@@ -47,61 +47,138 @@ def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
 
 
 def _to_chunks(x: Tensor, L: int, *, fill: float = 0.0) -> Tensor:
-    """(B, S, NH, ...) to (B, NH, NC, L, ...), the last chunk filled up."""
+    """(B, S, NH, ...) to contiguous (B, NH, NC, L, ...), the last chunk filled up."""
     missing = -x.shape[1] % L
     if missing:
         x = torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), fill)], dim=1)
-    return x.unflatten(1, (-1, L)).movedim(3, 1)
+    return x.unflatten(1, (-1, L)).movedim(3, 1).contiguous()
 
 
-def _states_between_chunks(
-    k: Tensor, v: Tensor, i: Tensor, b: Tensor, segment: Tensor | None, state: mLSTMState
-) -> tuple[mLSTMState, mLSTMState]:
-    """The states before each chunk, stacked as (B, NH, NC, ...), and the state after the last one."""
-    log_write = (b[..., -1:] - b).to(i.dtype) + i  # (B, NH, NC, L), weight of step s at the chunk's end
-    log_keep = b[..., -1].to(i.dtype)  # (B, NH, NC), weight of the state before
+class _Decays(NamedTuple):
+    """How far each step reaches, from the gates alone; all weights are relative to exp(m) of where they arrive."""
+
+    within: Tensor  # (B, NH, NC, L, L): from step s of a chunk to step t of it, with the scale of q
+    carried: Tensor  # (B, NH, NC, L): from the state before the chunk to step t, with the scale of q
+    written: Tensor  # (B, NH, NC, L): from step s to the state after the chunk
+    kept: Tensor  # (B, NH, NC, 1, 1): from the state before the chunk to the state after it
+    floor: Tensor  # (B, NH, NC, L): exp(-m_t), the paper's 1
+    m_last: Tensor  # (B, NH)
+
+
+def _decays(i: Tensor, logf: Tensor, m: Tensor, segment: Tensor | None, scale: float) -> _Decays:
+    # float64, because the sum reaches |f| L while its differences must stay exact to float32.
+    b = logf.double().cumsum(-1)
+    log_within = (b[..., :, None] - b[..., None, :]).to(i.dtype).add_(i[..., None, :])
+    log_within.masked_fill_(~_visible(segment, i), -torch.inf)
+    log_written = (b[..., -1:] - b).to(i.dtype).add_(i)
+    log_carried, log_kept = b.to(i.dtype), b[..., -1].to(i.dtype)
     if segment is not None:
-        log_write = log_write.masked_fill(segment != segment[..., -1:], -torch.inf)
-        log_keep = log_keep.masked_fill(segment[..., -1] > 0, -torch.inf)
-    m_write = log_write.amax(-1).detach()  # finite: a chunk's last real step is always in its last segment
-    weighted_k = k * torch.exp(log_write - m_write[..., None])[..., None]
-    c_write = weighted_k.transpose(-1, -2) @ v  # (B, NH, NC, DK, DV)
-    n_write = weighted_k.sum(-2)  # (B, NH, NC, DK)
+        log_written.masked_fill_(segment != segment[..., -1:], -torch.inf)
+        log_carried = log_carried.masked_fill(segment > 0, -torch.inf)
+        log_kept = log_kept.masked_fill(segment[..., -1] > 0, -torch.inf)
 
-    c, n, m = state.c, state.n, state.m.detach()
-    before = []
-    for log_keep_, m_write_, c_write_, n_write_ in zip(
-        log_keep.unbind(2), m_write.unbind(2), c_write.unbind(2), n_write.unbind(2), strict=True
-    ):
-        before.append((c, n, m))
-        m_new = torch.maximum(log_keep_.detach() + m, m_write_)
-        keep = torch.exp(log_keep_ + m - m_new)[..., None]
-        write = torch.exp(m_write_ - m_new)[..., None]
-        c = keep[..., None] * c + write[..., None] * c_write_
-        n = keep * n + write * n_write_
-        m = m_new
-    c_before, n_before, m_before = (torch.stack(parts, dim=2) for parts in zip(*before, strict=True))
-    return mLSTMState(c_before, n_before, m_before), mLSTMState(c, n, m)
+    stabilisers = [m]  # of the states between chunks
+    for kept, written in zip(log_kept.unbind(2), log_written.amax(-1).unbind(2), strict=True):
+        stabilisers.append(torch.maximum(kept + stabilisers[-1], written))
+    m_chunks = torch.stack(stabilisers, dim=2)  # (B, NH, NC + 1)
+    m_before, m_after = m_chunks[..., :-1], m_chunks[..., 1:]
+
+    log_carried = log_carried + m_before[..., None]
+    m_steps = torch.maximum(log_within.amax(-1), log_carried)  # (B, NH, NC, L): the recurrent form's m_t
+    return _Decays(
+        within=log_within.sub_(m_steps[..., None]).exp_().mul_(scale),
+        carried=log_carried.sub_(m_steps).exp_().mul_(scale),
+        written=log_written.sub_(m_after[..., None]).exp_(),
+        kept=torch.exp(log_kept + m_before - m_after)[..., None, None],
+        floor=torch.exp(-m_steps),
+        m_last=stabilisers[-1].clone(),
+    )
 
 
-def _outputs(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, b: Tensor, segment: Tensor | None, before: mLSTMState
-) -> Tensor:
-    """h (B, NH, NC, L, DV) from the steps of the same chunk and the state before it."""
-    L = q.shape[-2]
-    visible = torch.ones(L, L, dtype=torch.bool, device=q.device).tril()  # (t, s): s <= t ...
-    log_carry = b.to(i.dtype)  # (B, NH, NC, L), weight of the state before the chunk at step t
-    if segment is not None:
-        visible = visible & (segment[..., :, None] == segment[..., None, :])  # ... in the same segment
-        log_carry = log_carry.masked_fill(segment > 0, -torch.inf)
-    log_d = (b[..., :, None] - b[..., None, :]).to(i.dtype) + i[..., None, :]  # (B, NH, NC, L, L)
-    log_d = log_d.masked_fill(~visible, -torch.inf)
-    log_carry = log_carry + before.m[..., None]
-    m = torch.maximum(log_d.amax(-1), log_carry).detach()  # (B, NH, NC, L), the recurrent form's m_t
+def _visible(segment: Tensor | None, like: Tensor) -> Tensor:
+    """Whether step t reads step s of its chunk: s <= t, and no reset between; (..., t, s)."""
+    L = like.shape[-1]
+    causal = torch.ones(L, L, dtype=torch.bool, device=like.device).tril()
+    return causal if segment is None else causal & (segment[..., :, None] == segment[..., None, :])
 
-    weights = (q @ k.transpose(-1, -2)) * torch.exp(log_d - m[..., None])
-    carried_q = q * torch.exp(log_carry - m)[..., None]
-    numerator = weights @ v + carried_q @ before.c
-    normaliser = weights.sum(-1) + (carried_q @ before.n[..., None]).squeeze(-1)
-    denominator = torch.maximum(normaliser.abs(), torch.exp(-m)) + EPSILON
-    return numerator / denominator[..., None]
+
+class _Chunkwise(torch.autograd.Function):
+    """Chunks of q, k, v, i, log f and a state to h (B, NH, NC, L, DV) and the last c, n, m."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        i: Tensor,
+        logf: Tensor,
+        c: Tensor,
+        n: Tensor,
+        m: Tensor,
+        segment: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        decays = _decays(i, logf, m, segment, q.shape[-1] ** -0.5)
+        written_k = k * decays.written[..., None]
+        c_states = _scan(c, written_k.mT @ v, decays.kept)  # (B, NH, NC + 1, DK, DV)
+        n_states = _scan(n[..., None], written_k.sum(-2)[..., None], decays.kept)  # (B, NH, NC + 1, DK, 1)
+
+        scores = (q @ k.mT).mul_(decays.within)  # (B, NH, NC, L, L)
+        carried_q = q * decays.carried[..., None]
+        numerator = (scores @ v).add_(carried_q @ c_states[:, :, :-1])
+        normaliser = scores.sum(-1).add_((carried_q @ n_states[:, :, :-1]).squeeze(-1))
+        denominator = torch.maximum(normaliser.abs(), decays.floor).add_(EPSILON)
+        h = numerator.div_(denominator[..., None])
+        if any(ctx.needs_input_grad):
+            slope = normaliser.sign() * (normaliser.abs() > decays.floor) / denominator  # of the denominator, over it
+            ctx.save_for_backward(q, k, v, scores, *decays[:4], c_states, n_states, h, slope, denominator)
+            ctx.segment = segment
+        ctx.mark_non_differentiable(decays.m_last)
+        # Clones, because views would keep the states of all chunks alive.
+        return h, c_states[:, :, -1].clone(), n_states[:, :, -1, :, 0].clone(), decays.m_last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dh: Tensor, dc: Tensor, dn: Tensor, _dm: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, scores, within, carried, written, kept, c_states, n_states, h, slope, denominator = ctx.saved_tensors
+        # With a column of ones beside v and n beside c, the denominator is one more column of the numerator.
+        dnumerator = dh / denominator[..., None]
+        dnormaliser = (dh * h).sum(-1, keepdim=True).mul_(slope[..., None]).neg_()  # (B, NH, NC, L, 1)
+
+        carried_q = q * carried[..., None]
+        dc_states = _scan_backward(dc, carried_q.mT @ dnumerator, kept)
+        dn_states = _scan_backward(dn[..., None], carried_q.mT @ dnormaliser, kept)
+        dc_after, dn_after = dc_states[:, :, 1:], dn_states[:, :, 1:]
+
+        dscores = (dnumerator @ v.mT).add_(dnormaliser).mul_(within)
+        dq_carried = (dnumerator @ c_states[:, :, :-1].mT).addcmul_(dnormaliser, n_states[:, :, :-1].mT)
+        dq = (dscores @ k).addcmul_(dq_carried, carried[..., None])
+        dk_written = (v @ dc_after.mT).add_(dn_after.mT)
+        dk = (dscores.mT @ q).addcmul_(dk_written, written[..., None])
+        dv = (scores.mT @ dnumerator).add_((k * written[..., None]) @ dc_after)
+
+        # log f of step r weighs all that crosses r: what is read at t >= r less what was written at s >= r, plus what
+        # leaves with the state. Closed within the chunk and the segment, so that cancellation does not grow with S.
+        di = (k * dk).sum(-1)
+        crossing = (q * dq).sum(-1).sub_(di)
+        visible = _visible(ctx.segment, crossing).to(q.dtype)
+        dlogf = (crossing[..., None, :] @ visible).squeeze(-2)
+        leaving = (c_states[:, :, 1:] * dc_after).sum((-2, -1)) + (n_states[:, :, 1:] * dn_after).sum((-2, -1))
+        dlogf.addcmul_(leaving[..., None], visible[..., -1, :])
+        return dq, dk, dv, di, dlogf, dc_states[:, :, 0], dn_states[:, :, 0, :, 0], None, None
+
+
+def _scan(state: Tensor, written: Tensor, kept: Tensor) -> Tensor:
+    """The states between chunks, (B, NH, NC + 1, ...): each keeps a share of the last and adds what is written."""
+    states = [state]
+    for kept_, written_ in zip(kept.unbind(2), written.unbind(2), strict=True):
+        states.append(torch.addcmul(written_, kept_, states[-1]))
+    return torch.stack(states, dim=2)
+
+
+def _scan_backward(dlast: Tensor, dread: Tensor, kept: Tensor) -> Tensor:
+    """The gradients of the states between chunks, (B, NH, NC + 1, ...): of the last one, and of what reads them."""
+    dstates = [dlast]
+    for kept_, dread_ in zip(reversed(kept.unbind(2)), reversed(dread.unbind(2)), strict=True):
+        dstates.append(torch.addcmul(dread_, kept_, dstates[-1]))
+    return torch.stack(dstates[::-1], dim=2)
