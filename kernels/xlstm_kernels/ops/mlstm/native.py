@@ -30,13 +30,13 @@ def mlstm_chunkwise(
     """The contract of ``mlstm``."""
     S, L = q.shape[1], min(chunk_size or default_chunk_size(q.shape[1], q.shape[3]), q.shape[1])
     dtype = gate_dtype(q, k, v, i, f)
-    q, k, vc = (_to_chunks(x.to(dtype), L) for x in (q, k, v))  # (B, NH, NC, L, D)
-    i = _to_chunks(i.to(dtype), L, fill=-torch.inf)  # (B, NH, NC, L): a padded step adds nothing ...
+    q, k, vc = (_to_chunks(x.to(dtype), L) for x in (q, k, v))  # (NC, B, NH, L, D)
+    i = _to_chunks(i.to(dtype), L, fill=-torch.inf)  # (NC, B, NH, L): a padded step adds nothing ...
     logf = _to_chunks(F.logsigmoid(f.to(dtype)), L)  # ... and forgets nothing
-    segment = None if resets is None else _to_chunks(resets[..., None], L, fill=False).cumsum(-1)  # (B, 1, NC, L)
+    segment = None if resets is None else _to_chunks(resets[..., None], L, fill=False).cumsum(-1)  # (NC, B, 1, L)
     c, n, m = (x.to(dtype) for x in state)
     h, *last = _Chunkwise.apply(q, k, vc, i, logf, c, n, m.detach(), segment)
-    return h.movedim(1, 3).flatten(1, 2)[:, :S].to(v.dtype), mLSTMState(*last)
+    return h.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :S].to(v.dtype), mLSTMState(*last)
 
 
 def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
@@ -47,21 +47,21 @@ def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
 
 
 def _to_chunks(x: Tensor, L: int, *, fill: float = 0.0) -> Tensor:
-    """(B, S, NH, ...) to contiguous (B, NH, NC, L, ...), the last chunk filled up."""
+    """(B, S, NH, ...) to contiguous (NC, B, NH, L, ...), the last chunk filled up."""
     missing = -x.shape[1] % L
     if missing:
         x = torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), fill)], dim=1)
-    return x.unflatten(1, (-1, L)).movedim(3, 1).contiguous()
+    return x.unflatten(1, (-1, L)).movedim((1, 3), (0, 2)).contiguous()
 
 
 class _Decays(NamedTuple):
     """How far each step reaches, from the gates alone; all weights are relative to exp(m) of where they arrive."""
 
-    within: Tensor  # (B, NH, NC, L, L): from step s of a chunk to step t of it, with the scale of q
-    carried: Tensor  # (B, NH, NC, L): from the state before the chunk to step t, with the scale of q
-    written: Tensor  # (B, NH, NC, L): from step s to the state after the chunk
-    kept: Tensor  # (B, NH, NC, 1, 1): from the state before the chunk to the state after it
-    floor: Tensor  # (B, NH, NC, L): exp(-m_t), the paper's 1
+    within: Tensor  # (NC, B, NH, L, L): from step s of a chunk to step t of it, with the scale of q
+    carried: Tensor  # (NC, B, NH, L): from the state before the chunk to step t, with the scale of q
+    written: Tensor  # (NC, B, NH, L): from step s to the state after the chunk
+    kept: Tensor  # (NC, B, NH, 1, 1): from the state before the chunk to the state after it
+    floor: Tensor  # (NC, B, NH, L): exp(-m_t), the paper's 1
     m_last: Tensor  # (B, NH)
 
 
@@ -78,13 +78,13 @@ def _decays(i: Tensor, logf: Tensor, m: Tensor, segment: Tensor | None, scale: f
         log_kept = log_kept.masked_fill(segment[..., -1] > 0, -torch.inf)
 
     stabilisers = [m]  # of the states between chunks
-    for kept, written in zip(log_kept.unbind(2), log_written.amax(-1).unbind(2), strict=True):
+    for kept, written in zip(log_kept, log_written.amax(-1), strict=True):
         stabilisers.append(torch.maximum(kept + stabilisers[-1], written))
-    m_chunks = torch.stack(stabilisers, dim=2)  # (B, NH, NC + 1)
-    m_before, m_after = m_chunks[..., :-1], m_chunks[..., 1:]
+    m_chunks = torch.stack(stabilisers)  # (NC + 1, B, NH)
+    m_before, m_after = m_chunks[:-1], m_chunks[1:]
 
     log_carried = log_carried + m_before[..., None]
-    m_steps = torch.maximum(log_within.amax(-1), log_carried)  # (B, NH, NC, L): the recurrent form's m_t
+    m_steps = torch.maximum(log_within.amax(-1), log_carried)  # (NC, B, NH, L): the recurrent form's m_t
     return _Decays(
         within=log_within.sub_(m_steps[..., None]).exp_().mul_(scale),
         carried=log_carried.sub_(m_steps).exp_().mul_(scale),
@@ -103,7 +103,7 @@ def _visible(segment: Tensor | None, like: Tensor) -> Tensor:
 
 
 class _Chunkwise(torch.autograd.Function):
-    """Chunks of q, k, v, i, log f and a state to h (B, NH, NC, L, DV) and the last c, n, m."""
+    """Chunks of q, k, v, i, log f and a state to h (NC, B, NH, L, DV) and the last c, n, m."""
 
     @staticmethod
     def forward(
@@ -120,13 +120,13 @@ class _Chunkwise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         decays = _decays(i, logf, m, segment, q.shape[-1] ** -0.5)
         written_k = k * decays.written[..., None]
-        c_states = _scan(c, written_k.mT @ v, decays.kept)  # (B, NH, NC + 1, DK, DV)
-        n_states = _scan(n[..., None], written_k.sum(-2)[..., None], decays.kept)  # (B, NH, NC + 1, DK, 1)
+        c_states = _scan(c, written_k.mT @ v, decays.kept)  # (NC + 1, B, NH, DK, DV)
+        n_states = _scan(n[..., None], written_k.sum(-2)[..., None], decays.kept)  # (NC + 1, B, NH, DK, 1)
 
-        scores = (q @ k.mT).mul_(decays.within)  # (B, NH, NC, L, L)
+        scores = (q @ k.mT).mul_(decays.within)  # (NC, B, NH, L, L)
         carried_q = q * decays.carried[..., None]
-        numerator = (scores @ v).add_(carried_q @ c_states[:, :, :-1])
-        normaliser = scores.sum(-1).add_((carried_q @ n_states[:, :, :-1]).squeeze(-1))
+        numerator = (scores @ v).add_(carried_q @ c_states[:-1])
+        normaliser = scores.sum(-1).add_((carried_q @ n_states[:-1]).squeeze(-1))
         denominator = torch.maximum(normaliser.abs(), decays.floor).add_(EPSILON)
         h = numerator.div_(denominator[..., None])
         if any(ctx.needs_input_grad):
@@ -135,7 +135,7 @@ class _Chunkwise(torch.autograd.Function):
             ctx.segment = segment
         ctx.mark_non_differentiable(decays.m_last)
         # Clones, because views would keep the states of all chunks alive.
-        return h, c_states[:, :, -1].clone(), n_states[:, :, -1, :, 0].clone(), decays.m_last
+        return h, c_states[-1].clone(), n_states[-1, ..., 0].clone(), decays.m_last
 
     @staticmethod
     @once_differentiable
@@ -143,15 +143,15 @@ class _Chunkwise(torch.autograd.Function):
         q, k, v, scores, within, carried, written, kept, c_states, n_states, h, slope, denominator = ctx.saved_tensors
         # With a column of ones beside v and n beside c, the denominator is one more column of the numerator.
         dnumerator = dh / denominator[..., None]
-        dnormaliser = (dh * h).sum(-1, keepdim=True).mul_(slope[..., None]).neg_()  # (B, NH, NC, L, 1)
+        dnormaliser = (dh * h).sum(-1, keepdim=True).mul_(slope[..., None]).neg_()  # (NC, B, NH, L, 1)
 
         carried_q = q * carried[..., None]
         dc_states = _scan_backward(dc, carried_q.mT @ dnumerator, kept)
         dn_states = _scan_backward(dn[..., None], carried_q.mT @ dnormaliser, kept)
-        dc_after, dn_after = dc_states[:, :, 1:], dn_states[:, :, 1:]
+        dc_after, dn_after = dc_states[1:], dn_states[1:]
 
         dscores = (dnumerator @ v.mT).add_(dnormaliser).mul_(within)
-        dq_carried = (dnumerator @ c_states[:, :, :-1].mT).addcmul_(dnormaliser, n_states[:, :, :-1].mT)
+        dq_carried = (dnumerator @ c_states[:-1].mT).addcmul_(dnormaliser, n_states[:-1].mT)
         dq = (dscores @ k).addcmul_(dq_carried, carried[..., None])
         dk_written = (v @ dc_after.mT).add_(dn_after.mT)
         dk = (dscores.mT @ q).addcmul_(dk_written, written[..., None])
@@ -163,22 +163,24 @@ class _Chunkwise(torch.autograd.Function):
         crossing = (q * dq).sum(-1).sub_(di)
         visible = _visible(ctx.segment, crossing).to(q.dtype)
         dlogf = (crossing[..., None, :] @ visible).squeeze(-2)
-        leaving = (c_states[:, :, 1:] * dc_after).sum((-2, -1)) + (n_states[:, :, 1:] * dn_after).sum((-2, -1))
+        leaving = (c_states[1:] * dc_after).sum((-2, -1)) + (n_states[1:] * dn_after).sum((-2, -1))
         dlogf.addcmul_(leaving[..., None], visible[..., -1, :])
-        return dq, dk, dv, di, dlogf, dc_states[:, :, 0], dn_states[:, :, 0, :, 0], None, None
+        return dq, dk, dv, di, dlogf, dc_states[0], dn_states[0].squeeze(-1), None, None
 
 
 def _scan(state: Tensor, written: Tensor, kept: Tensor) -> Tensor:
-    """The states between chunks, (B, NH, NC + 1, ...): each keeps a share of the last and adds what is written."""
-    states = [state]
-    for kept_, written_ in zip(kept.unbind(2), written.unbind(2), strict=True):
-        states.append(torch.addcmul(written_, kept_, states[-1]))
-    return torch.stack(states, dim=2)
+    """The states between chunks, (NC + 1, B, NH, ...): each keeps a share of the last and adds what is written."""
+    states = written.new_empty(len(written) + 1, *written.shape[1:])
+    states[0] = state
+    for chunk in range(len(written)):
+        torch.addcmul(written[chunk], kept[chunk], states[chunk], out=states[chunk + 1])
+    return states
 
 
 def _scan_backward(dlast: Tensor, dread: Tensor, kept: Tensor) -> Tensor:
-    """The gradients of the states between chunks, (B, NH, NC + 1, ...): of the last one, and of what reads them."""
-    dstates = [dlast]
-    for kept_, dread_ in zip(reversed(kept.unbind(2)), reversed(dread.unbind(2)), strict=True):
-        dstates.append(torch.addcmul(dread_, kept_, dstates[-1]))
-    return torch.stack(dstates[::-1], dim=2)
+    """The gradients of the states between chunks, (NC + 1, B, NH, ...): of the last one, and of what reads them."""
+    dstates = dread.new_empty(len(dread) + 1, *dread.shape[1:])
+    dstates[-1] = dlast
+    for chunk in reversed(range(len(dread))):
+        torch.addcmul(dread[chunk], kept[chunk], dstates[chunk + 1], out=dstates[chunk])
+    return dstates
