@@ -7,8 +7,12 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test lint format bench
 
-demo: $(INSTALLED)  ## forecast airline passengers, balance a pole from positions alone; pictures in demo/
-	@$(BIN)/python examples/demo.py
+demo: $(INSTALLED)  ## a forecast and a policy with memory, with their pictures in demo/
+	@mkdir -p demo
+	@echo "==> 1/2 forecasting: a year of airline passengers"
+	@$(BIN)/python examples/forecast_air_passengers.py demo/forecast_air_passengers.png
+	@echo "==> 2/2 reinforcement learning: balancing a pole without seeing its velocities"
+	@$(BIN)/python examples/policy_with_memory.py --output demo/policy_with_memory.png
 
 test: lint  ## lint, type-check and run the tests
 	@echo "==> tests"
