@@ -1,12 +1,14 @@
 """The two recurrences in one form, so that each conformance test is written once: operands, entry, reference."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+import pytest
 import torch
 from torch import Tensor
 
-from xlstm_kernels import initial_slstm_state, mlstm, mLSTMState, slstm, sLSTMState
+from xlstm_kernels import core, initial_mlstm_state, initial_slstm_state, mlstm, mLSTMState, slstm, sLSTMState
 from xlstm_kernels.ops.mlstm.reference import mlstm_reference
 from xlstm_kernels.ops.slstm.reference import slstm_reference
 
@@ -28,6 +30,15 @@ class Recurrence:
     random_state: Callable[[], tuple]
     initial_state: Callable[[], tuple]
     num_sequences: int  # the first operands have a time axis, the others are weights
+    finest: torch.dtype = torch.float64  # the most exact type that the implementation takes
+
+    def operands(self, S: int) -> Operands:
+        """Random operands, rounded to what the implementation takes."""
+        return tuple(x.to(self.finest) for x in self.random_operands(S))
+
+    def state(self, *, fresh: bool = False) -> tuple:
+        state = self.initial_state() if fresh else self.random_state()
+        return type(state)(*(x.to(self.finest) for x in state))
 
     def steps(self, operands: Operands, start: int, stop: int) -> Operands:
         return tuple(x[:, start:stop] if at < self.num_sequences else x for at, x in enumerate(operands))
@@ -48,32 +59,30 @@ def _slstm_operands(S: int) -> Operands:
     return 2 * double(B, S, 4, NH, DH), 0.4 * double(4, NH, DH, DH), double(4, NH, DH)
 
 
-RECURRENCES = [
-    Recurrence(
-        name="mlstm",
-        entry=mlstm,
-        reference=mlstm_reference,
-        random_operands=_mlstm_operands,
-        random_state=lambda: mLSTMState(double(B, NH, DK, DV), double(B, NH, DK), double(B, NH)),
-        initial_state=lambda: mLSTMState(
-            torch.zeros(B, NH, DK, DV).double(),
-            torch.zeros(B, NH, DK).double(),
-            torch.full((B, NH), -torch.inf).double(),
-        ),
-        num_sequences=5,
+MLSTM = Recurrence(
+    name="mlstm",
+    entry=partial(mlstm, backend="native"),
+    reference=mlstm_reference,
+    random_operands=_mlstm_operands,
+    random_state=lambda: mLSTMState(double(B, NH, DK, DV), double(B, NH, DK), double(B, NH)),
+    initial_state=lambda: initial_mlstm_state(B, NH, DK, DV, dtype=torch.float64),
+    num_sequences=5,
+)
+SLSTM = Recurrence(
+    name="slstm",
+    entry=partial(slstm, backend="native"),
+    reference=slstm_reference,
+    random_operands=_slstm_operands,
+    random_state=lambda: sLSTMState(
+        double(B, NH, DH), double(B, NH, DH), torch.rand(B, NH, DH).double() + 0.5, double(B, NH, DH)
     ),
-    Recurrence(
-        name="slstm",
-        entry=slstm,
-        reference=slstm_reference,
-        random_operands=_slstm_operands,
-        random_state=lambda: sLSTMState(
-            double(B, NH, DH), double(B, NH, DH), torch.rand(B, NH, DH).double() + 0.5, double(B, NH, DH)
-        ),
-        initial_state=lambda: initial_slstm_state(B, NH, DH, dtype=torch.float64),
-        num_sequences=1,
-    ),
-]
+    initial_state=lambda: initial_slstm_state(B, NH, DH, dtype=torch.float64),
+    num_sequences=1,
+)
+SLSTM_COMPILED = replace(SLSTM, name="slstm compiled", entry=partial(slstm, backend="compiled"), finest=torch.float32)
+
+needs_core = pytest.mark.skipif(core.library() is None, reason="the C core was not built")
+RECURRENCES = [MLSTM, SLSTM, pytest.param(SLSTM_COMPILED, marks=needs_core)]
 
 
 @dataclass(frozen=True)
@@ -105,5 +114,9 @@ def assert_close(actual: Result, expected: Result, dtype: torch.dtype = torch.fl
         for at, (a, e) in enumerate(zip(getattr(actual, kind), getattr(expected, kind), strict=True)):
             scale = e.abs().max().clamp(min=1.0).item()
             torch.testing.assert_close(
-                a.double(), e, rtol=0, atol=tolerance * scale, msg=lambda text, what=f"{kind}[{at}]": f"{what}: {text}"
+                a.double(),
+                e.double(),
+                rtol=0,
+                atol=tolerance * scale,
+                msg=lambda text, what=f"{kind}[{at}]": f"{what}: {text}",
             )

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.recurrences import GRADIENT_TOLERANCE, RECURRENCES, assert_close, differentiate
-
-MLSTM = next(op for op in RECURRENCES if op.name == "mlstm")
+from tests.kernels.recurrences import GRADIENT_TOLERANCE, MLSTM, assert_close, differentiate
 
 
 @pytest.fixture(autouse=True)
@@ -15,15 +13,15 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 1000])
 def test_the_chunk_size_changes_no_result(chunk_size: int) -> None:
-    operands, state, resets = MLSTM.random_operands(70), MLSTM.random_state(), torch.rand(2, 70) < 0.1
+    operands, state, resets = MLSTM.operands(70), MLSTM.state(), torch.rand(2, 70) < 0.1
     expected = differentiate(lambda *x: MLSTM.entry(*x, resets=resets), operands, state)
     actual = differentiate(lambda *x: MLSTM.entry(*x, resets=resets, chunk_size=chunk_size), operands, state)
     assert_close(actual, expected)
 
 
 def test_the_forget_gates_gradient_does_not_lose_precision_with_length() -> None:
-    q, k, v, i, f = MLSTM.random_operands(2048)
-    operands, state = (q.abs(), k.abs(), v, i, f + 6), MLSTM.random_state()
+    q, k, v, i, f = MLSTM.operands(2048)
+    operands, state = (q.abs(), k.abs(), v, i, f + 6), MLSTM.state()
     exact = differentiate(MLSTM.entry, operands, state).gradients[4]
     rounded = differentiate(MLSTM.entry, operands, state, dtype=torch.float32).gradients[4]
     assert (rounded.double() - exact).abs().max() <= GRADIENT_TOLERANCE[torch.float32] * exact.abs().max()
@@ -31,4 +29,4 @@ def test_the_forget_gates_gradient_does_not_lose_precision_with_length() -> None
 
 def test_a_chunk_size_below_one_is_named() -> None:
     with pytest.raises(ValueError, match="chunk_size must be >= 1, got 0"):
-        MLSTM.entry(*MLSTM.random_operands(3), chunk_size=0)
+        MLSTM.entry(*MLSTM.operands(3), chunk_size=0)

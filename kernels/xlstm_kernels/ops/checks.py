@@ -1,9 +1,12 @@
 """What both recurrences check of their arguments before they run."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], layout: str) -> None:
@@ -21,14 +24,13 @@ def check_resets(resets: Tensor | None, batch_size: int, sequence_length: int) -
         raise TypeError(f"resets must be bool, got {resets.dtype}; convert with resets.bool()")
 
 
-def resolve_backend(backend: str, available: Iterable[str]) -> str:
-    """The implementation to run: the last of ``available`` for ``auto``, else the one asked for."""
-    names = tuple(available)
+def resolve_backend(backend: str, usable: Mapping[str, T]) -> T:
+    """The implementation to run, of those usable for the tensors at hand: the last for ``auto``, else by name."""
     if backend == "auto":
-        return names[-1]
-    if backend not in names:
-        raise ValueError(f"backend must be one of {('auto', *names)}, got {backend!r}")
-    return backend
+        return list(usable.values())[-1]
+    if backend not in usable:
+        raise ValueError(f"backend must be one of {('auto', *usable)} for these tensors, got {backend!r}")
+    return usable[backend]
 
 
 def gate_dtype(*tensors: Tensor) -> torch.dtype:

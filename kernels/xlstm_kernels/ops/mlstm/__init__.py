@@ -51,7 +51,7 @@ def mlstm(
     >>> h_next, state = mlstm(q_next, k_next, v_next, i_next, f_next, state)
     """
     state = check_mlstm_arguments(q, k, v, i, f, state, resets, chunk_size)
-    return BACKENDS[resolve_backend(backend, BACKENDS)](q, k, v, i, f, state, resets, chunk_size)
+    return resolve_backend(backend, BACKENDS)(q, k, v, i, f, state, resets, chunk_size)
 
 
 def check_mlstm_arguments(

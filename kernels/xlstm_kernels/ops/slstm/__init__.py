@@ -6,11 +6,13 @@ Shapes: B batch, S sequence, NH heads, DH head dim.
 import torch
 from torch import Tensor
 
+from ... import core
 from ...state import initial_slstm_state, sLSTMState
 from ..checks import check_resets, check_shape, gate_dtype, resolve_backend
+from .compiled import slstm_compiled
 from .native import slstm_recurrent
 
-BACKENDS = {"native": slstm_recurrent}
+BACKENDS = {"native": slstm_recurrent, "compiled": slstm_compiled}  # the one that auto prefers comes last
 
 
 def slstm(
@@ -34,7 +36,8 @@ def slstm(
         bias: (4, NH, DH).
         state: where to continue; None is the empty memory.
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
-        backend: ``auto`` or an implementation by name (``native``).
+        backend: ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
+            or ``auto``: the first of them that runs.
 
     Returns:
         ``h`` (B, S, NH, DH) in the dtype of ``gates``, and an ``sLSTMState`` in float32 (float64 for float64 inputs).
@@ -49,7 +52,8 @@ def slstm(
     >>> h_next, state = slstm(gates_next, recurrent_weight, state=state)
     """
     bias, state = check_slstm_arguments(gates, recurrent_weight, bias, state, resets)
-    return BACKENDS[resolve_backend(backend, BACKENDS)](gates, recurrent_weight, bias, state, resets)
+    usable = BACKENDS if core.runs(gates, recurrent_weight) else {"native": slstm_recurrent}
+    return resolve_backend(backend, usable)(gates, recurrent_weight, bias, state, resets)
 
 
 def check_slstm_arguments(

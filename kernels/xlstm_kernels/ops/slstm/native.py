@@ -1,10 +1,5 @@
-"""sLSTM in PyTorch: one loop over the steps in two states instead of three, and a backward pass written by hand.
+"""sLSTM in PyTorch: one loop over the steps on the memory as an average, and a backward pass written by hand.
 
-With y = c / n and lam = m + log n the paper's recurrence becomes a sigmoid-weighted average,
-
-    x = i - logsigmoid(f) - lam      alpha = sigmoid(x)      lam = i + softplus(-x)      y = y + alpha (z - y)
-
-in which stabiliser and division vanish; an empty memory is lam = -inf, which gives alpha = 1.
 Shapes: B batch, S sequence, NH heads, DH head dim; inside the loop time and heads lead: (S, NH, B, DH).
 """
 
@@ -17,6 +12,7 @@ from torch.nn import functional as F
 
 from ...state import sLSTMState
 from ..checks import gate_dtype
+from .average import from_average, to_average
 
 
 def slstm_recurrent(
@@ -27,18 +23,11 @@ def slstm_recurrent(
     preactivations = (gates + bias).to(dtype).permute(1, 3, 0, 2, 4)  # (S, NH, B, 4, DH)
     h0, c0, n0, m0 = (x.to(dtype).transpose(0, 1) for x in state)  # (NH, B, DH)
     h, y, lam, m = _Recurrence.apply(
-        preactivations, recurrent_weight.to(dtype), h0, *_to_average(c0, n0, m0.detach()), m0.detach(), resets
+        preactivations, recurrent_weight.to(dtype), h0, *to_average(c0, n0, m0.detach()), m0.detach(), resets
     )
-    n = torch.exp(lam - m)
-    last = sLSTMState(*(x.transpose(0, 1) for x in (h[-1].clone(), y * n, n, m)))  # a view would keep all of h alive
+    c, n = from_average(y, lam, m)
+    last = sLSTMState(*(x.transpose(0, 1) for x in (h[-1].clone(), c, n, m)))  # a view would keep all of h alive
     return h.permute(2, 0, 1, 3).to(gates.dtype), last
-
-
-def _to_average(c: Tensor, n: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """(c, n, m) to (y, lam); masked before the division, whose gradient at 0 / 0 would be NaN."""
-    empty = n == 0
-    n = n.masked_fill(empty, 1.0)
-    return c / n, (m + n.log()).masked_fill(empty, -torch.inf)
 
 
 class _Recurrence(torch.autograd.Function):

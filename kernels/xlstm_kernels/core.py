@@ -1,0 +1,37 @@
+"""Finds and loads the optional C core of the compiled backend, and says how it may be called."""
+
+import ctypes
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
+    spec = importlib.util.find_spec("xlstm_kernels._core")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        core = ctypes.CDLL(spec.origin)  # torch is loaded by now and brings the OpenMP symbols
+    except OSError:
+        return None
+    core.xlstm_instruction_set(-1)
+    return core
+
+
+def runs(*tensors: Tensor) -> bool:
+    """Whether the core takes these: float32 or narrower, on the CPU, and not being traced."""
+    return (
+        library() is not None
+        and all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a contiguous tensor's data begin; NULL for None."""
+    assert tensor is None or tensor.is_contiguous()
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -1,0 +1,123 @@
+/* The sLSTM recurrence of one head over a few batch rows, forward and backward; included once an instruction set.
+ *
+ * States are y = c / n, lam = m + log n and the stabiliser m (xlstm_kernels/ops/slstm/average.py). Shapes: B batch,
+ * S sequence, NH heads, DH head dim, a multiple of PANEL. All arrays are contiguous floats:
+ *   gates, dgates (B, S, 4, NH, DH) in the order i, f, z, o    bias (4, NH, DH)     h, dh (B, S, NH, DH)
+ *   tape (B, S, NH, 5, DH): z, o, alpha, y, slope of log f     resets (B, S) bytes
+ *   state (4, B, NH, DH): h, y, lam, m                         dstate (3, B, NH, DH): of h, y, lam            */
+
+/* Where a pointwise loop finds its four gates: one base, and the distance between them. */
+#define GATE(base, g) ((base) + (g) * NH * DH + d)
+
+static void FN(forward_rows)(const slstm_sizes *size, int64_t head, int64_t first, int count, const float *gates,
+                             const float *bias, const float *panels, const uint8_t *resets, const float *state,
+                             float *h_out, float *tape, float *state_out, float *work) {
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH;
+    const int rows = count <= 4 ? 4 : 8;
+    float *mixed = work, *h = mixed + rows * 4 * DH, *y = h + rows * DH, *lam = y + rows * DH, *m = lam + rows * DH;
+    memset(h, 0, sizeof(float) * rows * DH);
+    for (int r = 0; r < count; r++) {
+        const float *from = state + ((first + r) * NH + head) * DH;
+        for (int part = 0; part < 4; part++)
+            memcpy(h + (part * rows + r) * DH, from + part * leaf, sizeof(float) * DH);
+    }
+    for (int64_t t = 0; t < S; t++) {
+        for (int r = 0; resets && r < count; r++)
+            if (resets[(first + r) * S + t])
+                for (int64_t d = 0; d < DH; d++) {
+                    h[r * DH + d] = y[r * DH + d] = 0.0f;
+                    lam[r * DH + d] = m[r * DH + d] = -INFINITY;
+                }
+        product(rows, h, panels + head * 4 * DH * DH, DH, 4 * DH, mixed);
+        for (int r = 0; r < count; r++) {
+            const int64_t step = (first + r) * S + t;
+            const float *given = gates + step * 4 * NH * DH + head * DH, *b = bias + head * DH, *mix = mixed + r * 4 * DH;
+            float *h_step = h_out + (step * NH + head) * DH;
+            float *record = tape ? tape + (step * NH + head) * 5 * DH : NULL;
+            for (int64_t d = 0; d < DH; d += WIDTH) {
+                const int64_t at = r * DH + d;
+                const vec i = load(GATE(given, 0)) + load(GATE(b, 0)) + load(mix + d);
+                const vec f = load(GATE(given, 1)) + load(GATE(b, 1)) + load(mix + DH + d);
+                const vec z = hyperbolic_tangent(load(GATE(given, 2)) + load(GATE(b, 2)) + load(mix + 2 * DH + d));
+                const vec o = sigmoid(load(GATE(given, 3)) + load(GATE(b, 3)) + load(mix + 3 * DH + d));
+                vec f_slope, alpha, unused;
+                const vec logf = -softplus(-f, &f_slope, &unused);
+                /* In this order: lam + logf would round the small logf away, the same way at every step. */
+                const vec x = i - logf - load(lam + at);
+                const vec lam_after = i + softplus(-x, &unused, &alpha);
+                const vec y_after = load(y + at) + alpha * (z - load(y + at)), h_after = o * y_after;
+                const vec kept = logf + load(m + at);
+                store(m + at, select((ivec)(kept > i), kept, i));
+                store(lam + at, lam_after);
+                store(y + at, y_after);
+                store(h + at, h_after);
+                store(h_step + d, h_after);
+                if (record) {
+                    store(record + d, z);
+                    store(record + DH + d, o);
+                    store(record + 2 * DH + d, alpha);
+                    store(record + 3 * DH + d, y_after);
+                    store(record + 4 * DH + d, f_slope);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < count; r++) {
+        float *to = state_out + ((first + r) * NH + head) * DH;
+        for (int part = 0; part < 4; part++)
+            memcpy(to + part * leaf, h + (part * rows + r) * DH, sizeof(float) * DH);
+    }
+}
+
+static void FN(backward_rows)(const slstm_sizes *size, int64_t head, int64_t first, int count, const float *panels,
+                              const uint8_t *resets, const float *tape, const float *dh, const float *dstate,
+                              float *dgates, float *dstate_out, float *work) {
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH;
+    const int rows = count <= 4 ? 4 : 8;
+    /* p and q carry the gradients of y and lam; mixed that of the h which the step before hands on. */
+    float *dmixed = work, *mixed = dmixed + rows * 4 * DH, *p = mixed + rows * DH, *q = p + rows * DH;
+    memset(dmixed, 0, sizeof(float) * rows * 4 * DH);
+    for (int r = 0; r < count; r++) {
+        const float *from = dstate + ((first + r) * NH + head) * DH;
+        for (int part = 0; part < 3; part++)
+            memcpy(mixed + (part * rows + r) * DH, from + part * leaf, sizeof(float) * DH);
+    }
+    for (int64_t t = S - 1; t >= 0; t--) {
+        for (int r = 0; r < count; r++) {
+            const int64_t step = (first + r) * S + t;
+            const float *record = tape + (step * NH + head) * 5 * DH, *dh_step = dh + (step * NH + head) * DH;
+            float *to = dgates + step * 4 * NH * DH + head * DH, *dmix = dmixed + r * 4 * DH;
+            for (int64_t d = 0; d < DH; d += WIDTH) {
+                const int64_t at = r * DH + d;
+                const vec z = load(record + d), o = load(record + DH + d), alpha = load(record + 2 * DH + d);
+                const vec y = load(record + 3 * DH + d), f_slope = load(record + 4 * DH + d);
+                const vec g = load(dh_step + d) + load(mixed + at);
+                const vec p_here = load(p + at) + g * o;
+                const vec di = alpha * (load(q + at) + p_here * (z - y));
+                const vec q_before = load(q + at) - di;
+                const vec df = q_before * f_slope;
+                const vec dz = alpha * p_here * (1.0f - z * z);
+                const vec doo = g * o * y * (1.0f - o);
+                store(GATE(to, 0), di);
+                store(GATE(to, 1), df);
+                store(GATE(to, 2), dz);
+                store(GATE(to, 3), doo);
+                store(dmix + d, di);
+                store(dmix + DH + d, df);
+                store(dmix + 2 * DH + d, dz);
+                store(dmix + 3 * DH + d, doo);
+                store(p + at, p_here * (1.0f - alpha));
+                store(q + at, q_before);
+            }
+        }
+        product(rows, dmixed, panels + head * 4 * DH * DH, 4 * DH, DH, mixed);
+        for (int r = 0; resets && r < count; r++)
+            if (resets[(first + r) * S + t])
+                for (int part = 0; part < 3; part++) memset(mixed + (part * rows + r) * DH, 0, sizeof(float) * DH);
+    }
+    for (int r = 0; r < count; r++) {
+        float *to = dstate_out + ((first + r) * NH + head) * DH;
+        for (int part = 0; part < 3; part++)
+            memcpy(to + part * leaf, mixed + (part * rows + r) * DH, sizeof(float) * DH);
+    }
+}
