@@ -35,7 +35,7 @@ def mlstm_chunkwise(
     logf = _to_chunks(F.logsigmoid(f.to(dtype)), L)  # ... and forgets nothing
     segment = None if resets is None else _to_chunks(resets[..., None], L, fill=False).cumsum(-1)  # (NC, B, 1, L)
     c, n, m = (x.to(dtype) for x in state)
-    h, *last = _Chunkwise.apply(q, k, vc, i, logf, c, n, m.detach(), segment)
+    h, *last = _Chunkwise.apply(q, k, vc, i, logf, c, n, m.detach(), segment, torch.is_grad_enabled())
     return h.movedim((0, 2), (1, 3)).flatten(1, 2)[:, :S].to(v.dtype), mLSTMState(*last)
 
 
@@ -117,6 +117,7 @@ class _Chunkwise(torch.autograd.Function):
         n: Tensor,
         m: Tensor,
         segment: Tensor | None,
+        record: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         decays = _decays(i, logf, m, segment, q.shape[-1] ** -0.5)
         written_k = k * decays.written[..., None]
@@ -129,7 +130,7 @@ class _Chunkwise(torch.autograd.Function):
         normaliser = scores.sum(-1).add_((carried_q @ n_states[:-1]).squeeze(-1))
         denominator = torch.maximum(normaliser.abs(), decays.floor).add_(EPSILON)
         h = numerator.div_(denominator[..., None])
-        if any(ctx.needs_input_grad):
+        if record and any(ctx.needs_input_grad):
             slope = normaliser.sign() * (normaliser.abs() > decays.floor) / denominator  # of the denominator, over it
             ctx.save_for_backward(q, k, v, scores, *decays[:4], c_states, n_states, h, slope, denominator)
             ctx.segment = segment
@@ -165,7 +166,7 @@ class _Chunkwise(torch.autograd.Function):
         dlogf = (crossing[..., None, :] @ visible).squeeze(-2)
         leaving = (c_states[1:] * dc_after).sum((-2, -1)) + (n_states[1:] * dn_after).sum((-2, -1))
         dlogf.addcmul_(leaving[..., None], visible[..., -1, :])
-        return dq, dk, dv, di, dlogf, dc_states[0], dn_states[0].squeeze(-1), None, None
+        return dq, dk, dv, di, dlogf, dc_states[0], dn_states[0].squeeze(-1), None, None, None
 
 
 def _scan(state: Tensor, written: Tensor, kept: Tensor) -> Tensor:

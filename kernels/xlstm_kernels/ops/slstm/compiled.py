@@ -25,7 +25,9 @@ def slstm_compiled(
     DH = gates.shape[-1]
     gates_, bias, h0, c0, n0, m0 = (_fill_panel(x.float(), 1) for x in (gates, bias, *state))
     weight, m0 = _fill_panel(recurrent_weight.float(), 2), m0.detach()
-    h, y, lam, m = _Recurrence.apply(gates_, bias, weight, h0, *to_average(c0, n0, m0), m0, resets)
+    h, y, lam, m = _Recurrence.apply(
+        gates_, bias, weight, h0, *to_average(c0, n0, m0), m0, resets, torch.is_grad_enabled()
+    )
     c, n = from_average(y, lam, m)
     last = sLSTMState(*(x[..., :DH].clone() for x in (h[:, -1], c, n, m)))  # views would keep all of h alive
     return h[..., :DH].to(gates.dtype), last
@@ -55,10 +57,11 @@ class _Recurrence(torch.autograd.Function):
         lam0: Tensor,
         m0: Tensor,
         resets: Tensor | None,
+        record: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         B, S, _, NH, DH = gates.shape
         h = gates.new_empty(B, S, NH, DH)
-        tape = gates.new_empty(B, S, NH, 5, DH) if any(ctx.needs_input_grad) else None
+        tape = gates.new_empty(B, S, NH, 5, DH) if record and any(ctx.needs_input_grad) else None
         state = torch.stack((h0, y0, lam0, m0))
         last = torch.empty_like(state)
         panels = _panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
@@ -87,7 +90,7 @@ class _Recurrence(torch.autograd.Function):
         dsteps = dgates.flatten(0, 1).permute(1, 2, 3, 0)  # (4, NH, DH, B * S)
         inputs = h_before.flatten(0, 1).transpose(0, 1)  # (NH, B * S, DH)
         dweight = torch.stack([torch.bmm(gate, inputs) for gate in dsteps])
-        return dgates, dgates.sum((0, 1)), dweight, *dstate.unbind(0), None, None
+        return dgates, dgates.sum((0, 1)), dweight, *dstate.unbind(0), None, None, None
 
 
 def _panels(matrices: Tensor) -> Tensor:

@@ -23,7 +23,13 @@ def slstm_recurrent(
     preactivations = (gates + bias).to(dtype).permute(1, 3, 0, 2, 4)  # (S, NH, B, 4, DH)
     h0, c0, n0, m0 = (x.to(dtype).transpose(0, 1) for x in state)  # (NH, B, DH)
     h, y, lam, m = _Recurrence.apply(
-        preactivations, recurrent_weight.to(dtype), h0, *to_average(c0, n0, m0.detach()), m0.detach(), resets
+        preactivations,
+        recurrent_weight.to(dtype),
+        h0,
+        *to_average(c0, n0, m0.detach()),
+        m0.detach(),
+        resets,
+        torch.is_grad_enabled(),
     )
     c, n = from_average(y, lam, m)
     last = sLSTMState(*(x.transpose(0, 1) for x in (h[-1].clone(), c, n, m)))  # a view would keep all of h alive
@@ -43,6 +49,7 @@ class _Recurrence(torch.autograd.Function):
         lam: Tensor,
         m: Tensor,
         resets: Tensor | None,
+        record: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         _, NH, B, _, DH = preactivations.shape
         weight = recurrent_weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH)  # [head, in, (gate, out)]
@@ -62,9 +69,10 @@ class _Recurrence(torch.autograd.Function):
             h = o * y
             m = torch.maximum(logf + m, i)
             outputs.append(h)
-            tape.append((h_before, y, z, o, alpha, f))
+            if record:
+                tape.append((h_before, y, z, o, alpha, f))
         stacked = torch.stack(outputs)
-        if any(ctx.needs_input_grad):
+        if record and any(ctx.needs_input_grad):
             ctx.save_for_backward(recurrent_weight, stacked, *(torch.stack(parts) for parts in zip(*tape, strict=True)))
             ctx.resets = resets
         ctx.mark_non_differentiable(m)
@@ -94,4 +102,4 @@ class _Recurrence(torch.autograd.Function):
             if keep is not None:
                 p, q, mixed = p * keep, q * keep, mixed * keep
         dweight = torch.einsum("snbgo,snbi->gnoi", dsteps, h_before)
-        return dsteps, dweight, mixed, p, q, None, None
+        return dsteps, dweight, mixed, p, q, None, None, None
