@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ...state import initial_mlstm_state, mLSTMState
 from ..checks import check_resets, check_shape, gate_dtype, resolve_backend
-from .native import mlstm_chunkwise
+from .native import mlstm_native
 
-BACKENDS = {"native": mlstm_chunkwise}
+BACKENDS = {"native": mlstm_native}
 
 
 def mlstm(

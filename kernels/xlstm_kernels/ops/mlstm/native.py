@@ -1,8 +1,9 @@
-"""mLSTM chunkwise in PyTorch: parallel inside a chunk, recurrent between chunks, with the exact backward pass by hand.
+"""mLSTM in PyTorch: chunkwise with the exact backward pass by hand, and the single step.
 
 Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim, NC chunks, L chunk size.
-Source: the chunkwise form of Beck et al. 2025 (TFLA, arXiv 2503.14376), section 2. Resets as segments of a chunk, the
-denominator's gradient and the closing of the forget gate's gradient within each chunk are derived in kernels/README.md.
+Chunkwise is parallel inside a chunk and recurrent between chunks; source: Beck et al. 2025 (TFLA, arXiv 2503.14376),
+section 2. Resets as segments of a chunk, the denominator's gradient and the closing of the forget gate's gradient
+within each chunk are derived in kernels/README.md.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from ..checks import gate_dtype
 from .constants import EPSILON
 
 
-def mlstm_chunkwise(
+def mlstm_native(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -28,6 +29,8 @@ def mlstm_chunkwise(
     chunk_size: int | None,
 ) -> tuple[Tensor, mLSTMState]:
     """The contract of ``mlstm``."""
+    if q.shape[1] == 1 and chunk_size is None:
+        return _step(q, k, v, i, f, state, resets)
     S, L = q.shape[1], min(chunk_size or default_chunk_size(q.shape[1], q.shape[3]), q.shape[1])
     dtype = gate_dtype(q, k, v, i, f)
     q, k, vc = (_to_chunks(x.to(dtype), L) for x in (q, k, v))  # (NC, B, NH, L, D)
@@ -52,6 +55,27 @@ def _to_chunks(x: Tensor, L: int, *, fill: float = 0.0) -> Tensor:
     if missing:
         x = torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), fill)], dim=1)
     return x.unflatten(1, (-1, L)).movedim((1, 3), (0, 2)).contiguous()
+
+
+def _step(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: mLSTMState, resets: Tensor | None
+) -> tuple[Tensor, mLSTMState]:
+    """One step in the recurrent form, a quarter of the time of a chunk of one; autograd differentiates it."""
+    dtype = gate_dtype(q, k, v, i, f)
+    q, k, v_, i, f = (x[:, 0].to(dtype) for x in (q, k, v, i, f))
+    c, n, m = (x.to(dtype) for x in state)
+    if resets is not None:
+        c, n = c.masked_fill(resets[..., None, None], 0.0), n.masked_fill(resets[..., None], 0.0)
+        m = m.masked_fill(resets, -torch.inf)
+    log_kept = F.logsigmoid(f) + m.detach()
+    m = torch.maximum(log_kept, i).detach()  # (B, NH)
+    kept, written_k = torch.exp(log_kept - m)[..., None], torch.exp(i - m)[..., None] * k
+    c = torch.addcmul(kept[..., None] * c, written_k[..., :, None], v_[..., None, :])  # (B, NH, DK, DV)
+    n = torch.addcmul(written_k, kept, n)  # (B, NH, DK)
+    q = q * q.shape[-1] ** -0.5
+    denominator = torch.maximum((q * n).sum(-1).abs(), torch.exp(-m)) + EPSILON
+    h = (q[..., None, :] @ c).squeeze(-2) / denominator[..., None]
+    return h[:, None].to(v.dtype), mLSTMState(c, n, m)
 
 
 class _Decays(NamedTuple):
