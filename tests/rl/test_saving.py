@@ -1,0 +1,70 @@
+"""A model saved, loaded, copied."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.utils import set_random_seed
+
+from xlstm_kernels import pack_state
+from xlstm_rl import xLSTMPPO
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+
+def test_a_loaded_model_predicts_and_learns_on_as_the_saved_one(tiny_model, drift_env, tmp_path):
+    model = tiny_model(seq_len=8, batch_size=16).learn(64)
+    model.save(tmp_path / "model.zip")
+    loaded = xLSTMPPO.load(tmp_path / "model.zip", device="cpu")
+    observations = model.env.reset()
+    for ours, theirs in zip(
+        model.predict(observations, deterministic=True), loaded.predict(observations, deterministic=True), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+    for continued in (model, loaded):
+        continued.env = None
+        continued.set_env(drift_env(hazard=0.1, seed=9))
+        set_random_seed(9)
+        continued.learn(64)
+    assert torch.equal(parameters(model), parameters(loaded))
+    assert (loaded.seq_len, loaded.batch_size) == (8, 16)
+
+
+def test_a_model_loads_for_another_number_of_environments(tiny_model, drift_env, tmp_path):
+    tiny_model(drift_env(n_envs=2)).learn(32).save(tmp_path / "model.zip")
+    loaded = xLSTMPPO.load(tmp_path / "model.zip", env=drift_env(n_envs=3), device="cpu")
+    assert loaded.learn(48).num_timesteps == 48
+
+
+def test_the_carried_memory_is_saved_when_asked(tiny_model, tmp_path):
+    model = tiny_model().learn(32)
+    model.save(tmp_path / "plain.zip")
+    model.save(tmp_path / "resume.zip", include=["_last_state"])
+    plain, resume = (xLSTMPPO.load(tmp_path / name, device="cpu") for name in ("plain.zip", "resume.zip"))
+    assert plain._last_state is None
+    assert torch.equal(pack_state(resume._last_state), pack_state(model._last_state))
+
+
+def test_parameters_move_from_model_to_model(tiny_model):
+    model, other = tiny_model(seed=1), tiny_model(seed=2)
+    other.set_parameters(model.get_parameters())
+    assert torch.equal(parameters(model), parameters(other))
+
+
+def test_a_policy_can_be_copied(tiny_model):
+    model = tiny_model()
+    twin = copy.deepcopy(model.policy)
+    observations = model.env.reset()
+    np.testing.assert_array_equal(twin.predict(observations)[1][0], model.policy.predict(observations)[1][0])
+
+
+def test_an_environment_of_another_space_is_refused(tiny_model, drift_env, tmp_path):
+    tiny_model().save(tmp_path / "model.zip")
+    other = drift_env(observation_space=spaces.Box(-1, 1, (3,), np.float32))
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        xLSTMPPO.load(tmp_path / "model.zip", env=other)
