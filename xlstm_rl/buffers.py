@@ -70,7 +70,11 @@ class SequenceRolloutBuffer(RolloutBuffer):
             returns=returns,
         )
 
-    def _flat_observations(self, where: tuple[np.ndarray, np.ndarray]) -> PyTorchObs:
+    def all_observations(self) -> PyTorchObs:
+        """The rollout's observations, flat (T * E, ...)."""
+        return self._flat_observations((slice(None), slice(None)))
+
+    def _flat_observations(self, where: tuple[Any, Any]) -> PyTorchObs:
         if isinstance(self.observations, dict):
             return {key: self._flat(array[where]) for key, array in self.observations.items()}
         return self._flat(self.observations[where])

@@ -11,10 +11,18 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
 
 from xlstm_rl.memory import Memory, MemoryConfig, MemoryState
+from xlstm_rl.normalization import FeatureNorm, ReturnScale
 from xlstm_rl.sequences import Sequences
 
 Observation = np.ndarray | dict[str, np.ndarray]
@@ -47,6 +55,8 @@ class MlpPolicy(ActorCriticPolicy):
         lr_schedule: learning rate schedule.
         memory: options of the memory: ``cell="xlstm"``, ``skip``, and any field of ``xLSTMConfig``
             (``embedding_dim``, ``num_blocks``, ``num_heads``, ``slstm_at``, ...).
+        normalize: keep running scales of the returns, and of observations that are plain vectors, inside the policy,
+            so that it learns alike in any units. They change between rollouts only and are saved with the policy.
         kwargs: SB3's own options of ``ActorCriticPolicy``: ``net_arch``, ``activation_fn``, ...
 
     Raises:
@@ -64,14 +74,21 @@ class MlpPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         memory: dict[str, Any] | None = None,
+        normalize: bool = True,
         **kwargs: Any,
     ) -> None:
         self.memory_options = dict(memory or {})
+        self.normalize = normalize
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
         config = MemoryConfig.from_options(self.memory_options)
         self.memory_skip = config.skip
+        is_vector = isinstance(self.features_extractor, FlattenExtractor) and isinstance(
+            self.observation_space, spaces.Box
+        )
+        self.feature_norm = FeatureNorm(self.features_dim) if self.normalize and is_vector else nn.Identity()
+        self.return_scale = ReturnScale()
         self.memory = Memory(self.features_dim, config)
         width = self.memory.output_dim + (self.features_dim if config.skip else 0)
         self.mlp_extractor = MlpExtractor(width, self.net_arch, self.activation_fn, device=self.device)
@@ -80,6 +97,7 @@ class MlpPolicy(ActorCriticPolicy):
         return {
             **super()._get_constructor_parameters(),
             "memory": self.memory_options,
+            "normalize": self.normalize,
             # SB3 leaves it out, so that a policy with two extractors would not load
             "share_features_extractor": self.share_features_extractor,
         }
@@ -108,7 +126,7 @@ class MlpPolicy(ActorCriticPolicy):
         actions, log_probs = _sample(self._get_action_dist_from_latent(latents.pi), deterministic=deterministic)
         assert self.action_space.shape is not None
         actions = actions.reshape(-1, *self.action_space.shape)
-        return PolicyStep(actions, self.value_net(latents.vf), log_probs, latents.state)
+        return PolicyStep(actions, self._values(latents), log_probs, latents.state)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """SB3's contract: actions, values and log-probabilities for the first step of an episode (a fresh memory)."""
@@ -121,7 +139,7 @@ class MlpPolicy(ActorCriticPolicy):
         """Values, log-probabilities and entropy (each flat, B * S) of the ``actions`` taken along sequences."""
         latents = self._latents(obs.observations, self.memory.unpack(obs.states), obs.episode_starts)
         distribution = self._get_action_dist_from_latent(latents.pi)
-        return self.value_net(latents.vf), distribution.log_prob(actions), distribution.entropy()
+        return self._values(latents), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs, state: MemoryState | None = None) -> Distribution:
         """The action's distribution after reading ``obs`` (B, ...) with the memory ``state`` (None: a fresh one)."""
@@ -131,12 +149,15 @@ class MlpPolicy(ActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs, state: MemoryState | None = None) -> th.Tensor:
         """The value (B, 1) after reading ``obs`` (B, ...) with the memory ``state`` (None: a fresh one)."""
         state = self.initial_state(_batch_size(obs)) if state is None else state
-        return self.value_net(self._latents(obs, state).vf)
+        return self._values(self._latents(obs, state))
 
     def _latents(self, obs: PyTorchObs, state: MemoryState, resets: th.Tensor | None = None) -> _Latents:
         """Everything up to the output layers, for flat observations (B * S, ...) of the B rows in ``state``."""
         features = self.extract_features(obs)
-        pi_features, vf_features = features if isinstance(features, tuple) else (features, features)
+        if isinstance(features, tuple):
+            pi_features, vf_features = (self.feature_norm(part) for part in features)
+        else:
+            pi_features = vf_features = self.feature_norm(features)
         steps = 1 if resets is None else resets.shape[1]
         rows = pi_features.unflatten(0, (-1, steps))  # (B, S, F)
         output, state = self.memory(rows, state, resets)
@@ -147,6 +168,20 @@ class MlpPolicy(ActorCriticPolicy):
         else:
             pi = vf = output
         return _Latents(self.mlp_extractor.forward_actor(pi), self.mlp_extractor.forward_critic(vf), state)
+
+    def _values(self, latents: _Latents) -> th.Tensor:
+        return self.return_scale(self.value_net(latents.vf))
+
+    def observe_returns(self, returns: th.Tensor) -> None:
+        """Follow the scale of a rollout's ``returns`` (M,), before training on them; no predicted value changes."""
+        if self.normalize:
+            self.return_scale.observe(returns, self.value_net)
+
+    def observe_features(self, obs: PyTorchObs) -> None:
+        """Follow the scale of a rollout's observations (M, ...), after training on them."""
+        if isinstance(self.feature_norm, FeatureNorm):
+            features = self.extract_features(obs)
+            self.feature_norm.observe(features[0] if isinstance(features, tuple) else features)
 
     def predict(
         self,
