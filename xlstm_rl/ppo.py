@@ -21,6 +21,8 @@ from xlstm_rl.sequences import plan_sequences
 
 # CartPole without velocities at 100,000 steps, four seeds: 500 each; with a constant 3e-4 one of five fell back to 339.
 LEARNING_RATE = LinearSchedule(7e-4, 0.0, 1.0)
+# A rollout of one environment and 128 steps is too little to learn from: 146 where 1,024 steps reach 500.
+STEPS, ENVIRONMENTS = 128, 8
 
 
 class xLSTMPPO(PPO):
@@ -35,10 +37,12 @@ class xLSTMPPO(PPO):
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of ``xlstm_rl.MlpPolicy``.
         learning_rate: a value or a schedule; falls from 7e-4 to zero over the training unless given.
-        n_steps: steps of each environment in a rollout.
+        n_steps: steps of each environment in a rollout; None for 128, or as many times 128 as it takes fewer than 8
+            environments to bring 1,024 together.
         batch_size: steps of a minibatch, a multiple of ``seq_len`` that divides ``n_steps * n_envs``;
             None for four minibatches an epoch, fewer where the sequences do not divide by four.
-        seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for whole rows.
+        seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for whole rows where
+            ``n_steps`` is given, else 128.
         policy_kwargs: SB3's, and ``memory``, a dictionary: see ``MlpPolicy``.
 
     Raises:
@@ -63,7 +67,7 @@ class xLSTMPPO(PPO):
         policy: str | type[MlpPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = LEARNING_RATE,
-        n_steps: int = 128,
+        n_steps: int | None = None,
         batch_size: int | None = None,
         n_epochs: int = 10,
         gamma: float = 0.99,
@@ -89,14 +93,15 @@ class xLSTMPPO(PPO):
         *,
         seq_len: int | None = None,
     ) -> None:
-        plan_sequences(n_steps, 1, seq_len=seq_len, batch_size=None)
+        if n_steps is not None:
+            plan_sequences(n_steps, 1, seq_len=seq_len, batch_size=None)
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=n_steps,
+            n_steps=n_steps or STEPS,
             # A size that SB3 has nothing to say about: _check_settings judges the real one
-            batch_size=max(n_steps, 2),
+            batch_size=max(n_steps or STEPS, 2),
             n_epochs=n_epochs,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -120,6 +125,10 @@ class xLSTMPPO(PPO):
             _init_setup_model=False,
         )
         self.batch_size = batch_size  # type: ignore[assignment]
+        if n_steps is None:
+            n_envs = 1 if self.env is None else self.env.num_envs  # loading sets the environment later, and n_steps
+            self.n_steps = STEPS * -(-ENVIRONMENTS // n_envs)
+            seq_len = seq_len or STEPS
         self.seq_len = seq_len
         self._last_state: MemoryState = None
         if _init_setup_model:

@@ -254,3 +254,9 @@ def test_settings_that_do_not_fit_raise_when_the_model_is_made(tiny_model, optio
 
 def test_it_is_a_ppo(tiny_model):
     assert isinstance(tiny_model(), PPO)
+
+
+@pytest.mark.parametrize(("n_envs", "n_steps"), [(1, 1024), (3, 384), (8, 128), (20, 128)])
+def test_a_rollout_holds_a_thousand_steps_unless_told_otherwise(drift_env, n_envs, n_steps):
+    model = xLSTMPPO("MlpPolicy", drift_env(n_envs), device="cpu")
+    assert (model.n_steps, model.rollout_buffer.seq_len) == (n_steps, 128)
