@@ -1,0 +1,61 @@
+"""Frequencies of integer and timestamp axes, and the seasons that go with them."""
+
+import pandas as pd
+import pytest
+
+from xlstm_ts.frequency import first_deviation, future_axis, infer_frequency, infer_season_lengths
+
+
+@pytest.mark.parametrize("freq", ["h", "30min", "D", "B", "W-SUN", "MS", "ME", "YS-JAN"])
+def test_the_frequency_of_regular_timestamps_is_inferred(freq: str) -> None:
+    assert infer_frequency(pd.Series(pd.date_range("2021-01-01", periods=20, freq=freq))) == freq
+
+
+def test_the_frequency_of_integers_is_their_step() -> None:
+    assert infer_frequency(pd.Series([10, 15, 20])) == 5
+
+
+def test_an_irregular_axis_has_no_frequency() -> None:
+    assert infer_frequency(pd.Series([1, 2, 4])) is None
+
+
+def test_the_first_point_off_the_grid_is_found() -> None:
+    dates = pd.Series(pd.to_datetime(["2024-01-01", "2024-02-01", "2024-04-01"]))
+
+    assert first_deviation(dates, "MS") == 2
+    assert first_deviation(dates[:2], "MS") is None
+
+
+def test_months_go_on_as_months() -> None:
+    assert [str(day.date()) for day in future_axis(pd.Timestamp("2024-01-31"), 2, "ME")] == ["2024-02-29", "2024-03-31"]
+
+
+def test_time_zones_are_kept() -> None:
+    assert str(future_axis(pd.Timestamp("2024-01-31", tz="Europe/Berlin"), 2, "D").tz) == "Europe/Berlin"
+
+
+@pytest.mark.parametrize(
+    ("frequency", "seasons"),
+    [
+        ("h", (24, 168)),
+        ("30min", (48, 336)),
+        ("15min", (96, 672)),
+        ("min", (60, 1440)),
+        ("D", (7,)),
+        ("B", (5,)),
+        ("W-SUN", (52,)),
+        ("MS", (12,)),
+        ("BME", (12,)),
+        ("2MS", (6,)),
+        ("QS-OCT", (4,)),
+        ("YE-DEC", (1,)),
+        ("5YS-JAN", (1,)),
+    ],
+)
+def test_usual_seasons_follow_from_the_frequency(frequency: str, seasons: tuple[int, ...]) -> None:
+    assert infer_season_lengths(frequency) == seasons
+
+
+def test_integer_times_do_not_tell_their_season() -> None:
+    with pytest.raises(ValueError, match=r"season_length cannot be inferred .*pass it in steps"):
+        infer_season_lengths(1)

@@ -1,0 +1,74 @@
+"""Held-out tails are chosen by a rule and never train."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from xlstm_ts.loaders import tail_loader, training_loader, validation_tails
+from xlstm_ts.network import NetworkConfig
+from xlstm_ts.training_config import TrainingConfig
+from xlstm_ts.windows import SeriesPool
+
+SIZES = NetworkConfig(horizon=6, season_lengths=(4,), quantiles=(0.1, 0.5, 0.9), patch_length=4)
+CONFIG = TrainingConfig(
+    context_tokens=3,
+    batch_size=8,
+    max_epochs=3,
+    steps_per_epoch=4,
+    learning_rate=5e-3,
+    weight_decay=0.01,
+    val_size=6,
+    patience=10,
+    seed=0,
+)
+
+
+def tails_of(lengths: list[int], val_size: int | None) -> list[int]:
+    return validation_tails(torch.tensor(lengths), val_size, horizon=6, season_length=4).tolist()
+
+
+def test_a_twentieth_of_a_long_series_is_held_out_in_whole_horizons() -> None:
+    assert tails_of([119], None) == [0]
+    assert tails_of([120], None) == [6]
+    assert tails_of([500], None) == [24]
+
+
+def test_short_series_share_a_twentieth_among_them() -> None:
+    assert tails_of([60] * 6, None) == [0, 6, 0, 6, 0, 6]
+
+
+def test_a_series_that_would_not_keep_two_seasons_holds_out_nothing() -> None:
+    assert tails_of([14, 15], 6) == [0, 6]
+
+
+def test_held_out_values_never_train() -> None:
+    lengths, tails = np.array([50, 30]), torch.tensor([6, 6])
+    pool = SeriesPool.from_lengths(np.arange(80.0), lengths)
+    pool.values[[*range(44, 50), *range(74, 80)]] = torch.nan
+
+    batches = list(training_loader(pool.without_tails(tails), SIZES, CONFIG))
+
+    assert all(bool(batch.values[batch.seen].isfinite().all()) for batch in batches)
+
+
+def test_held_out_values_are_the_targets_of_the_tail_loader() -> None:
+    pool = SeriesPool.from_lengths(np.arange(80.0), np.array([50, 30]))
+
+    (batch,) = tail_loader(pool, torch.tensor([6, 6]), SIZES, CONFIG, step=6)
+
+    assert batch.values[:, -6:].tolist() == [list(range(44, 50)), list(range(74, 80))]
+
+
+def test_an_epoch_is_two_passes_over_few_windows_by_default() -> None:
+    pool = SeriesPool.from_lengths(np.arange(24.0), np.array([24]))
+
+    batches = list(training_loader(pool, SIZES, replace(CONFIG, steps_per_epoch=None)))
+
+    assert len(batches) == 5  # 20 origins, twice, in batches of 8
+
+
+def test_an_epoch_has_the_configured_number_of_steps() -> None:
+    pool = SeriesPool.from_lengths(np.arange(80.0), np.array([50, 30]))
+
+    assert [len(batch.values) for batch in training_loader(pool, SIZES, CONFIG)] == [8] * 4

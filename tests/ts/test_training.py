@@ -1,0 +1,138 @@
+"""Training lowers the loss, stops early, restores the best weights and leaves nothing behind."""
+
+import copy
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from xlstm_ts import training
+from xlstm_ts.network import ForecastNetwork, NetworkConfig
+from xlstm_ts.quantiles import TRAINED_QUANTILES
+from xlstm_ts.training import train
+from xlstm_ts.training_config import TrainingConfig
+from xlstm_ts.windows import SeriesPool
+
+SIZES = NetworkConfig(
+    horizon=6, season_lengths=(4,), quantiles=TRAINED_QUANTILES, patch_length=4, embedding_dim=8, num_heads=2
+)
+SETTINGS = {
+    "context_tokens": 3,
+    "batch_size": 8,
+    "max_epochs": 3,
+    "steps_per_epoch": 4,
+    "learning_rate": 5e-3,
+    "weight_decay": 0.01,
+    "val_size": 6,
+    "patience": 10,
+    "seed": 0,
+}
+
+
+@pytest.fixture
+def network() -> ForecastNetwork:
+    torch.manual_seed(0)
+    return ForecastNetwork(SIZES)
+
+
+@pytest.fixture
+def pool() -> SeriesPool:
+    steps = np.arange(80)
+    noise = 0.1 * np.random.default_rng(0).normal(size=80)
+    return SeriesPool.from_lengths(np.sin(np.pi * steps / 2) + noise, np.array([50, 30]))
+
+
+class Losses(Callback):
+    """Keeps the validation loss of every epoch, and the weights at its end."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.weights: list[torch.Tensor] = []
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.losses.append(float(trainer.callback_metrics["val_loss"]))
+        self.weights.append(module.network.embed.weight.detach().clone())
+
+
+class Spoiler(Callback):
+    """Ruins the weights before every epoch from the third on."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.current_epoch >= 2:
+            module.network.head.output.bias.data += 10
+
+
+def test_training_learns_what_no_candidate_continues(network: ForecastNetwork) -> None:
+    seen = Losses()
+    other_period = SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
+    config = TrainingConfig(**SETTINGS | {"max_epochs": 8, "steps_per_epoch": 10})
+
+    train(network, other_period, config, trainer_params={"callbacks": [seen]})
+
+    assert min(seen.losses) < 0.5 * seen.losses[0]
+
+
+def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPool) -> None:
+    seen = Losses()
+    config = TrainingConfig(**SETTINGS | {"max_epochs": 4})
+
+    losses = train(network, pool, config, trainer_params={"callbacks": [Spoiler(), seen]})
+
+    best = int(np.argmin(seen.losses))
+    assert best < 2
+    assert losses["val_loss"] == pytest.approx(seen.losses[best])
+    assert torch.equal(network.embed.weight, seen.weights[best])
+
+
+def test_training_stops_when_validation_no_longer_improves(network: ForecastNetwork, pool: SeriesPool) -> None:
+    seen = Losses()
+    config = TrainingConfig(**SETTINGS | {"max_epochs": 50, "patience": 2})
+
+    train(network, pool, config, trainer_params={"callbacks": [Spoiler(), seen]})
+
+    assert len(seen.losses) == int(np.argmin(seen.losses)) + 1 + 2
+
+
+def test_without_a_tail_nothing_validates(network: ForecastNetwork, pool: SeriesPool) -> None:
+    losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
+
+    assert set(losses) == {"train_loss"}
+
+
+def test_a_pool_too_short_to_spare_a_tail_rehearses_its_margins_alone(
+    network: ForecastNetwork, pool: SeriesPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "calibrate", lambda rehearsal, windows: rehearsal.margins.fill_(0.5))
+    other = copy.deepcopy(network)
+
+    losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": None}))
+    without = train(other, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
+
+    assert losses == without
+    assert torch.equal(network.embed.weight, other.embed.weight)
+    assert (network.margins == 0.5).all()
+    assert not other.margins.any()
+
+
+def test_a_trained_network_is_in_evaluation_mode(network: ForecastNetwork, pool: SeriesPool) -> None:
+    train(network, pool, TrainingConfig(**SETTINGS))
+
+    assert not network.training
+
+
+def test_the_progress_bar_shows_when_asked_for(network: ForecastNetwork, pool: SeriesPool, capfd) -> None:
+    train(network, pool, TrainingConfig(**SETTINGS), progress_bar=True)
+
+    assert "Epoch" in "".join(capfd.readouterr())
+
+
+def test_trainer_arguments_are_handed_on(network: ForecastNetwork, pool: SeriesPool, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    logger = CSVLogger(tmp_path)
+    train(network, pool, TrainingConfig(**SETTINGS), trainer_params={"logger": logger, "log_every_n_steps": 1})
+
+    assert list(tmp_path.rglob("metrics.csv"))

@@ -1,0 +1,7 @@
+"""xLSTM forecasters for data frames, in the manner of scikit-learn."""
+
+from xlstm_ts.baselines import seasonal_naive
+from xlstm_ts.forecaster import xLSTMForecaster
+from xlstm_ts.metrics import accuracy, mase, owa, smape
+
+__all__ = ["accuracy", "mase", "owa", "seasonal_naive", "smape", "xLSTMForecaster"]

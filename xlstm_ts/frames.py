@@ -1,0 +1,185 @@
+"""Long frames in and out: checks that name the series, the column and the row, and the panel they become."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xlstm_ts.frequency import (
+    Frequency,
+    first_deviation,
+    future_axis,
+    infer_frequency,
+    likely_frequency,
+    regular_axis,
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a long frame's columns: which series, when, how much."""
+
+    id: str = "unique_id"
+    ds: str = "ds"
+    y: str = "y"
+
+
+def shown(label: Any) -> str:
+    """A series' name or a row's label as its user wrote it: 'a' and 7, not np.int64(7)."""
+    return repr(label.item() if isinstance(label, np.generic) else label)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The checked values of many series, laid end to end.
+
+    Attributes:
+        ids: (N,) name of each series, in the frame's order.
+        values: (T,) float64, oldest first within a series.
+        lengths: (N,) int64 values of each series.
+        last_ds: (N,) the last point in time of each series.
+        frequency: of all series.
+    """
+
+    ids: np.ndarray
+    values: np.ndarray
+    lengths: np.ndarray
+    last_ds: list[Any]
+    frequency: Frequency
+
+    def require_length(self, least: int, purpose: str) -> None:
+        """Raise ValueError naming the first series with fewer than ``least`` values."""
+        short = np.flatnonzero(self.lengths < least)
+        if len(short):
+            raise ValueError(
+                f"{purpose} needs at least {least} values of every series, got {self.lengths[short[0]]} of series "
+                f"{shown(self.ids[short[0]])}: drop short series, or choose a smaller season_length"
+            )
+
+    def future_frame(self, horizon: int, columns: Columns) -> pd.DataFrame:
+        """The id and time columns of the next ``horizon`` rows of every series."""
+        axes = {last: future_axis(last, horizon, self.frequency) for last in set(self.last_ds)}
+        future = axes[self.last_ds[0]].append([axes[last] for last in self.last_ds[1:]])
+        return pd.DataFrame({columns.id: np.repeat(self.ids, horizon), columns.ds: future})
+
+
+def read_panel(frame: pd.DataFrame, columns: Columns, *, frequency: Frequency | None = None) -> Panel:
+    """Check a long frame and turn it into a panel; rows may come in any order.
+
+    Args:
+        frame: one row for every series and point in time, without gaps.
+        columns: names of its columns.
+        frequency: what every series must have; None infers it.
+
+    Raises:
+        TypeError: ``frame`` is no DataFrame.
+        ValueError: a column is missing; a value is missing, infinite or no number; a time is missing or neither integer
+            nor timestamp; a point in time occurs twice; series disagree in frequency; a series has a gap; no rows.
+    """
+    frame = _checked_columns(frame, columns)
+    order = pd.DataFrame({"series": pd.factorize(frame[columns.id])[0], "ds": frame[columns.ds]}, index=frame.index)
+    order = order.reset_index(drop=True).sort_values(["series", "ds"], kind="stable")
+    frame = frame.iloc[order.index.to_numpy()]
+    _check_duplicates(frame, columns)
+    lengths = np.bincount(order["series"])
+    stops = np.cumsum(lengths)
+    ids = frame[columns.id].to_numpy()[stops - lengths]
+    axes = [frame[columns.ds].iloc[stop - length : stop] for stop, length in zip(stops, lengths, strict=True)]
+    frequency = _common_frequency(ids, axes, frequency)
+    values = frame[columns.y].to_numpy(dtype=np.float64)
+    return Panel(ids, values, lengths, [axis.iloc[-1] for axis in axes], frequency)
+
+
+def _checked_columns(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """The three columns of a frame, each of a usable type and without missing values."""
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"expected a pandas DataFrame in long form, got {type(frame).__name__}")
+    names = [columns.id, columns.ds, columns.y]
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"the frame has no column {missing[0]!r}, only {list(frame.columns)}: "
+            "rename it, or name yours with id_col, ds_col and y_col"
+        )
+    if frame.empty:
+        raise ValueError("the frame is empty: pass at least one series")
+    frame = frame[names]
+    _check_ids_and_times(frame, columns)
+    _check_target(frame, columns)
+    return frame
+
+
+def _check_ids_and_times(frame: pd.DataFrame, columns: Columns) -> None:
+    for name in (columns.id, columns.ds):
+        absent = frame[name].isna().to_numpy()
+        if absent.any():
+            row = frame.index[int(absent.argmax())]
+            raise ValueError(f"column {name!r} is missing in row {shown(row)}: drop or fill that row")
+    ds = frame[columns.ds]
+    if not (pd.api.types.is_integer_dtype(ds) or pd.api.types.is_datetime64_any_dtype(ds)):
+        raise ValueError(
+            f"column {columns.ds!r} must hold integers or timestamps, got dtype {ds.dtype}: "
+            "convert it with pd.to_datetime"
+        )
+
+
+def _check_target(frame: pd.DataFrame, columns: Columns) -> None:
+    target = frame[columns.y]
+    if not pd.api.types.is_numeric_dtype(target) or pd.api.types.is_bool_dtype(target):
+        position = int(pd.to_numeric(target, errors="coerce").isna().to_numpy().argmax())
+        raise ValueError(
+            f"column {columns.y!r} must be numeric, got dtype {target.dtype} with {target.iloc[position]!r} in row "
+            f"{shown(frame.index[position])}: convert it with pd.to_numeric"
+        )
+    bad = ~np.isfinite(target.to_numpy(dtype=np.float64, na_value=np.nan))
+    if bad.any():
+        position = int(bad.argmax())
+        row = frame.iloc[position]
+        raise ValueError(
+            f"column {columns.y!r} of series {shown(row[columns.id])} is {row[columns.y]} at {columns.ds} = "
+            f"{row[columns.ds]} (row {shown(frame.index[position])}): fill or interpolate missing values first"
+        )
+
+
+def _check_duplicates(frame: pd.DataFrame, columns: Columns) -> None:
+    repeated = frame.duplicated([columns.id, columns.ds]).to_numpy()
+    if repeated.any():
+        position = int(repeated.argmax())
+        row = frame.iloc[position]
+        raise ValueError(
+            f"series {shown(row[columns.id])} has more than one row at {columns.ds} = {row[columns.ds]} "
+            f"(row {shown(frame.index[position])}): drop or aggregate duplicates"
+        )
+
+
+def _common_frequency(ids: np.ndarray, axes: Sequence[pd.Series], frequency: Frequency | None) -> Frequency:
+    """The frequency that all series keep: the given one, or that of the first series which shows one."""
+    guesses = (guess(axis) for guess in (infer_frequency, likely_frequency) for axis in axes)
+    known = frequency or next((guessed for guessed in guesses if guessed is not None), None)
+    if known is None:
+        raise ValueError(
+            f"the frequency cannot be inferred: series {shown(ids[0])} has too few or irregular points in time: "
+            "fill its gaps, or pass series with at least 3 regular points"
+        )
+    for name, axis in zip(ids, axes, strict=True):
+        position = first_deviation(axis, known)
+        if position is not None:
+            raise ValueError(_deviation_message(name, axis, position, known))
+    return known
+
+
+def _deviation_message(name: Any, axis: pd.Series, position: int, frequency: Frequency) -> str:
+    own = infer_frequency(axis)
+    if own is not None and own != frequency:
+        return (
+            f"series {shown(name)} has frequency {own!r} where {frequency!r} is expected: "
+            "resample it, or forecast series of different frequencies separately"
+        )
+    expected = regular_axis(axis.iloc[0], len(axis), frequency)[position]
+    return (
+        f"series {shown(name)} has a gap or leaves the frequency {frequency!r}: expected {expected} after "
+        f"{axis.iloc[max(position - 1, 0)]}, got {axis.iloc[position]} (row {shown(axis.index[position])}): "
+        "insert the missing rows and fill their values"
+    )

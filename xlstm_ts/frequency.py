@@ -1,0 +1,92 @@
+"""Time axes: which frequency a series has, whether it keeps it, and how it goes on."""
+
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+Frequency: TypeAlias = int | str  # the step of an integer axis, or a pandas alias such as "h" or "MS"
+
+CLOCK_PERIODS = (1, 60, 24 * 60, 7 * 24 * 60)  # minutes
+LONGEST_SEASON = 7 * 24 * 12  # a week of five-minute steps
+CALENDAR_SEASONS = {"D": 7, "B": 5, "W": 52, "M": 12, "Q": 4, "Y": 1}
+
+
+def infer_frequency(ds: pd.Series) -> Frequency | None:
+    """The frequency of one sorted time axis, or None where it is irregular or too short to tell.
+
+    >>> infer_frequency(pd.Series(pd.date_range("2020-01-01", periods=5, freq="MS")))
+    'MS'
+    """
+    if pd.api.types.is_integer_dtype(ds):
+        steps = np.unique(np.diff(ds.to_numpy()))
+        return int(steps[0]) if len(steps) == 1 else None
+    return pd.infer_freq(pd.DatetimeIndex(ds)) if len(ds) >= 3 else None
+
+
+def likely_frequency(ds: pd.Series) -> Frequency | None:
+    """The frequency of a sorted time axis with gaps: that of its first half, quarter, ... which has none."""
+    own = infer_frequency(ds)
+    if own is not None or len(ds) < 4:
+        return own
+    middle = len(ds) // 2
+    return likely_frequency(ds.iloc[:middle]) or likely_frequency(ds.iloc[middle:])
+
+
+@lru_cache(maxsize=1024)  # series of a panel tend to begin together
+def regular_axis(first: Any, periods: int, frequency: Frequency) -> pd.Index:
+    """``periods`` points in time from ``first`` on; shifted where ``first`` is not on the frequency's grid."""
+    if isinstance(frequency, int):
+        return pd.Index(np.arange(periods) * frequency + first)
+    return pd.date_range(first, periods=periods, freq=frequency)
+
+
+def first_deviation(ds: pd.Series, frequency: Frequency) -> int | None:
+    """Position of the first point of a sorted time axis that is not where ``frequency`` puts it; None if all are.
+
+    >>> first_deviation(pd.Series([1, 2, 4]), 1)
+    2
+    """
+    if isinstance(frequency, int) != pd.api.types.is_integer_dtype(ds):
+        return 0
+    differs = regular_axis(ds.iloc[0], len(ds), frequency).to_numpy() != ds.to_numpy()
+    return int(differs.argmax()) if differs.any() else None
+
+
+def future_axis(last: Any, periods: int, frequency: Frequency) -> pd.Index:
+    """The ``periods`` points in time after ``last``.
+
+    >>> future_axis(7, 2, 1).tolist()
+    [8, 9]
+    """
+    return regular_axis(last, periods + 1, frequency)[1:]
+
+
+def infer_season_lengths(frequency: Frequency) -> tuple[int, ...]:
+    """The usual seasons of a frequency in steps, the shortest first: day and week for hourly data, a year for monthly.
+
+    Raises:
+        ValueError: ``frequency`` is that of an integer axis, which does not tell.
+
+    >>> infer_season_lengths("30min"), infer_season_lengths("MS")
+    ((48, 336), (12,))
+    """
+    if isinstance(frequency, int):
+        raise ValueError(
+            "season_length cannot be inferred from an integer time column: pass it in steps, "
+            "such as season_length=24, season_length=(24, 168) for day and week, or 1 for no season"
+        )
+    offset = pd.tseries.frequencies.to_offset(frequency)
+    if isinstance(offset, pd.offsets.Tick):
+        return _clock_seasons(pd.Timedelta(offset) / pd.Timedelta(minutes=1))
+    base = offset.name.split("-")[0].removeprefix("B") or "B"
+    year = CALENDAR_SEASONS.get(base[0], 1)
+    return (year // offset.n,) if year % offset.n == 0 else (1,)
+
+
+def _clock_seasons(minutes: float) -> tuple[int, ...]:
+    """The two longest of minute, hour, day and week that the step divides; longer seasons would reach too far back."""
+    ratios = [period / minutes for period in CLOCK_PERIODS]
+    seasons = [int(ratio) for ratio in ratios if ratio.is_integer() and 1 < ratio <= LONGEST_SEASON]
+    return tuple(seasons[-2:]) or (1,)

@@ -1,0 +1,65 @@
+"""What trains and what is held out: the split of a pool, and the loaders of both parts."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+
+from xlstm_ts.network import NetworkConfig
+from xlstm_ts.training_config import TrainingConfig
+from xlstm_ts.windows import SeriesPool, WindowDataset, Windows, tail_origins, training_origins
+
+VALIDATION_BATCH = 512
+VALIDATION_SHARE = 20  # one value in so many validates
+# An epoch: more passes over one short series teach it by heart, more steps gain little on thousands of windows.
+PASSES = 2
+LONGEST_EPOCH = 30
+
+
+def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, season_length: int) -> Tensor:
+    """How many last values of each series are held out (N,): none of a series that would not keep two seasons.
+
+    By default, tails of one horizon or more are spread over the series so that they make up a twentieth of all values.
+    """
+    if val_size is None:
+        horizons = (lengths / (VALIDATION_SHARE * horizon)).cumsum(0).floor().long()
+        tails = horizon * horizons.diff(prepend=horizons.new_zeros(1))
+    else:
+        tails = torch.full_like(lengths, val_size)
+    return torch.where(lengths - tails > 2 * season_length, tails, 0)
+
+
+def training_loader(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> DataLoader[Windows]:
+    """An epoch of random windows."""
+    shortest, longest = sizes.season_lengths[0], sizes.season_lengths[-1]
+    origins = training_origins(pool, least_history=shortest, wished_history=longest)
+    windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
+    steps = config.steps_per_epoch or min(LONGEST_EPOCH, math.ceil(PASSES * len(windows) / config.batch_size))
+    sampler = RandomSampler(
+        windows,
+        replacement=True,
+        num_samples=steps * config.batch_size,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return DataLoader(windows, batch_size=config.batch_size, sampler=sampler, collate_fn=as_fetched)
+
+
+def tail_loader(
+    pool: SeriesPool, tails: Tensor, sizes: NetworkConfig, config: TrainingConfig, *, step: int
+) -> DataLoader[Windows]:
+    """The windows that forecast the last ``tails`` (N,) values of each series, from an origin every ``step`` values."""
+    origins = tail_origins(pool, tails, step=step)
+    windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
+    return DataLoader(windows, batch_size=VALIDATION_BATCH, collate_fn=as_fetched)
+
+
+def context_length(sizes: NetworkConfig, config: TrainingConfig) -> int:
+    """Values of a window up to its last origin."""
+    return sizes.reach + (config.context_tokens - 1) * sizes.patch_length
+
+
+def as_fetched(batch: Any) -> Any:
+    """The collate function of a data set that fetches whole batches."""
+    return batch

@@ -1,0 +1,96 @@
+"""Fan charts of forecasts."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HISTORY, FAN, ACTUAL, GRID = "#3b4252", "#c2410c", "#64748b", "#e5e7eb"
+INTERVAL = re.compile(r"^(?P<model>.+)-lo-(?P<level>[\d.]+)$")
+TINTS = (0.18, 0.55)  # how much of the fan's colour the widest and the narrowest interval take
+
+
+def plot_forecast(
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    *,
+    actual: pd.DataFrame | None = None,
+    series: Any = None,
+    last: int | None = None,
+    model: str = "xLSTM",
+    id_col: str = "unique_id",
+    ds_col: str = "ds",
+    y_col: str = "y",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one series' recent values, its median forecast and a band for every interval in ``forecast``.
+
+    Args:
+        history: long frame with the values before the forecast.
+        forecast: what ``xLSTMForecaster.predict`` returned.
+        actual: long frame with what came true, drawn dotted.
+        series: which series; None is the first of ``forecast``.
+        last: how many values of the history to draw; None is all.
+        model: the column with the point forecast.
+        ax: where to draw; None makes a new figure.
+
+    Returns:
+        The matplotlib axes drawn on.
+
+    Raises:
+        ValueError: a frame lacks the series.
+
+    >>> ax = plot_forecast(df, forecaster.predict(level=[50, 80, 95]))
+    >>> ax.figure.savefig("forecast.png")
+    """
+    import matplotlib.pyplot as plt
+
+    series = forecast[id_col].iloc[0] if series is None else series
+    past = _rows_of(history, series, id_col, "history")
+    past = past.sort_values(ds_col).tail(len(past) if last is None else last)
+    ahead = _rows_of(forecast, series, id_col, "forecast").sort_values(ds_col)
+    axes = plt.subplots(figsize=(10, 4.5), layout="constrained")[1] if ax is None else ax
+    axes.plot(past[ds_col], past[y_col], color=HISTORY, linewidth=1.6, label="history")
+    _draw_fan(axes, past.iloc[-1], ahead, model=model, ds_col=ds_col, y_col=y_col)
+    if actual is not None:
+        came = _rows_of(actual, series, id_col, "actual").sort_values(ds_col)
+        axes.plot(came[ds_col], came[y_col], "o", color=ACTUAL, markersize=4, markerfacecolor="white", label="actual")
+    axes.set_title(str(series), loc="left", fontweight="bold", color=HISTORY)
+    axes.legend(loc="upper left", frameon=False, labelcolor=HISTORY)
+    axes.grid(axis="y", color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, colors=HISTORY)
+    axes.margins(x=0.01)
+    return axes
+
+
+def _rows_of(frame: pd.DataFrame, series: Any, id_col: str, name: str) -> pd.DataFrame:
+    rows = frame[frame[id_col] == series]
+    if rows.empty:
+        raise ValueError(f"{name} has no series {series!r}: choose one of {list(frame[id_col].unique()[:5])}")
+    return rows
+
+
+def _draw_fan(axes: Axes, now: pd.Series, ahead: pd.DataFrame, *, model: str, ds_col: str, y_col: str) -> None:
+    """The median and its bands, widest first, all opening from the last known value."""
+    from matplotlib.colors import to_rgb
+
+    def from_now(values: pd.Series) -> list[Any]:
+        return [now[y_col], *values]
+
+    times = [now[ds_col], *ahead[ds_col]]
+    matches = [match for match in map(INTERVAL.match, ahead.columns) if match and match["model"] == model]
+    levels = sorted((match["level"] for match in matches), key=float, reverse=True)
+    for rank, level in enumerate(levels):
+        low, high = ahead[f"{model}-lo-{level}"], ahead[f"{model}-hi-{level}"]
+        tint = TINTS[0] + (TINTS[1] - TINTS[0]) * rank / max(len(levels) - 1, 1)
+        # Opaque, so that the legend shows the colour which overlapping bands have.
+        colour = [1 - tint * (1 - channel) for channel in to_rgb(FAN)]
+        axes.fill_between(times, from_now(low), from_now(high), color=colour, linewidth=0, label=f"{level} % interval")
+    axes.plot(times, from_now(ahead[model]), color=FAN, linewidth=2, label=f"{model} median")

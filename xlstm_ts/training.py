@@ -1,0 +1,181 @@
+"""Training with Lightning: quantile loss at every token, early stopping on held-out tails, calibrated intervals."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_forecasting.metrics import QuantileLoss
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from xlstm_ts.calibration import calibrate
+from xlstm_ts.loaders import tail_loader, training_loader, validation_tails
+from xlstm_ts.network import ForecastNetwork
+from xlstm_ts.supervision import supervise
+from xlstm_ts.training_config import TrainingConfig
+from xlstm_ts.windows import SeriesPool, Windows
+
+GRADIENT_CLIP = 1.0
+WARM_UP = 0.15
+# Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
+TARGETS_A_WINDOW = 1024
+REHEARSED_HORIZONS = 2
+REHEARSED_ORIGINS = 4  # within a horizon
+
+
+class ForecastModule(L.LightningModule):
+    """Loss and optimiser around a ``ForecastNetwork``."""
+
+    def __init__(self, network: ForecastNetwork, config: TrainingConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.training_config = config
+        self.quantile_loss = QuantileLoss(quantiles=list(network.config.quantiles))
+        self.origins = max(1, min(config.context_tokens, TARGETS_A_WINDOW // network.config.horizon))
+
+    def training_step(self, batch: Windows, batch_index: int) -> Tensor:
+        loss = self._loss(batch, self.origins)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Windows, batch_index: int) -> None:
+        self.log("val_loss", self._loss(batch, 1), prog_bar=True, batch_size=len(batch.values))
+
+    def configure_optimizers(self) -> Any:
+        config = self.training_config
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            config.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=WARM_UP,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _loss(self, batch: Windows, origins: int) -> Tensor:
+        """Mean quantile loss over the steps ahead of the newest ``origins`` tokens, in units of their scales."""
+        forecast, target, counted = supervise(self.network, batch, origins=origins)
+        loss = self.quantile_loss.loss(forecast.flatten(0, 1), target.flatten(0, 1)).mean(-1)
+        return torch.where(counted.flatten(0, 1), loss, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def train(
+    network: ForecastNetwork,
+    pool: SeriesPool,
+    config: TrainingConfig,
+    *,
+    progress_bar: bool = False,
+    trainer_params: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Fit a network in place; it ends on the CPU, in evaluation mode.
+
+    Where tails are held out, they stop training early, choose the weights and calibrate the intervals. Where the data
+    is too short to spare any, a rehearsal without the newest values calibrates, and the network then trains on all.
+
+    Args:
+        network: what to train.
+        pool: the series.
+        config: how.
+        progress_bar: show Lightning's.
+        trainer_params: more arguments for ``lightning.Trainer``, such as accelerator, devices or logger.
+
+    Returns:
+        The last train_loss and, with held-out tails, the best val_loss.
+    """
+    sizes = network.config
+    fit = partial(fit_network, config=config, progress_bar=progress_bar, trainer_params=trainer_params or {})
+    hold_out = partial(
+        validation_tails, pool.stops - pool.starts, horizon=sizes.horizon, season_length=sizes.season_lengths[0]
+    )
+    tails = hold_out(config.val_size)
+    if tails.any():
+        held_out = tail_loader(pool, tails, sizes, config, step=sizes.horizon)
+        losses = fit(network, pool.without_tails(tails), held_out=held_out)
+        calibrate(network, held_out)
+        return losses
+    rehearsal = copy.deepcopy(network)
+    losses = fit(network, pool)
+    tails = hold_out(REHEARSED_HORIZONS * sizes.horizon)
+    if config.val_size is None and tails.any():
+        fit(rehearsal, pool.without_tails(tails))
+        step = max(1, sizes.horizon // REHEARSED_ORIGINS)
+        calibrate(rehearsal, tail_loader(pool, tails, sizes, config, step=step))
+        network.margins.copy_(rehearsal.margins)
+    return losses
+
+
+def fit_network(
+    network: ForecastNetwork,
+    pool: SeriesPool,
+    *,
+    config: TrainingConfig,
+    held_out: DataLoader[Windows] | None = None,
+    progress_bar: bool,
+    trainer_params: Mapping[str, Any],
+) -> dict[str, float]:
+    """One run of the trainer; with held-out windows it ends with the weights that forecast them best."""
+    module = ForecastModule(network, config)
+    with TemporaryDirectory() as folder, quiet_lightning():
+        callbacks, best = early_stopping(folder, config.patience) if held_out else ([], None)
+        options = {
+            "accelerator": "auto" if torch.cuda.is_available() else "cpu",  # Apple's GPU lacks the float64 of scaling
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": best is not None,
+            "enable_model_summary": False,
+            **trainer_params,
+        }
+        extra = options.pop("callbacks", [])
+        trainer = L.Trainer(
+            max_epochs=config.max_epochs,
+            gradient_clip_val=GRADIENT_CLIP,
+            default_root_dir=folder,
+            enable_progress_bar=progress_bar,
+            num_sanity_val_steps=0,
+            callbacks=[*callbacks, *extra],
+            **options,
+        )
+        trainer.fit(module, training_loader(pool, network.config, config), held_out)
+        losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if best is not None:
+            losses["val_loss"] = restore_best(module, best)
+    network.cpu().eval()
+    return losses
+
+
+def early_stopping(folder: str, patience: int) -> tuple[list[Callback], ModelCheckpoint]:
+    """Callbacks that stop training when validation no longer improves and keep the best weights in ``folder``."""
+    best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
+    return [EarlyStopping("val_loss", patience=patience), best], best
+
+
+def restore_best(module: nn.Module, best: ModelCheckpoint) -> float:
+    """Load the weights that ``best`` kept, and return their validation loss."""
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    assert best.best_model_score is not None, "training ended without a validation"
+    return float(best.best_model_score)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners and advice: they speak to who writes trainers, not to who forecasts."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
