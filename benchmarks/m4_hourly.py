@@ -12,7 +12,7 @@ import torch
 
 from xlstm_ts import accuracy, owa, seasonal_naive, xLSTMForecaster
 
-HORIZON, DAY, WEEK = 48, 24, 168
+HORIZON, DAY = 48, 24
 NAIVE2 = {"naive_smape": 18.383, "naive_mase": 2.395}  # the reference of OWA, from the competition
 PUBLISHED = {
     "seasonal naive": (13.912, 1.193),
@@ -33,9 +33,7 @@ def main() -> None:
         history = history.drop(actual.index)
 
     began = time.perf_counter()
-    forecaster = xLSTMForecaster(
-        horizon=HORIZON, season_length=(DAY, WEEK), random_state=arguments.seed, progress_bar=arguments.progress
-    )
+    forecaster = xLSTMForecaster(horizon=HORIZON, random_state=arguments.seed, progress_bar=arguments.progress)
     forecast = forecaster.fit(history).predict()
     seconds = time.perf_counter() - began
 

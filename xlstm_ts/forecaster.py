@@ -17,6 +17,7 @@ from xlstm_ts.frequency import infer_season_lengths
 from xlstm_ts.inference import forecast_quantiles
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.quantiles import TRAINED_QUANTILES, interpolate_quantiles, level_to_quantiles
+from xlstm_ts.seasons import detect_season_lengths
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
@@ -33,7 +34,7 @@ class xLSTMForecaster(BaseEstimator):
     Args:
         horizon: steps ahead to forecast.
         season_length: steps of a season, or several, the shortest first; None infers them from the timestamps
-            (hourly: 24 and 168; monthly: 12). Integer times need it.
+            (hourly: 24 and 168; monthly: 12), or from the values where times are integers.
         context_length: values that a training window reads beyond what its first token sees; None is 14 patches.
         embedding_dim: width of the network.
         num_blocks: xLSTM blocks.
@@ -188,9 +189,11 @@ class xLSTMForecaster(BaseEstimator):
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
 
     def _season_lengths(self, panel: Panel) -> tuple[int, ...]:
-        """Seasons in steps, ascending: those given, else those usual for the panel's frequency."""
+        """Seasons in steps, ascending: those given, else the frequency's usual ones, else those found in the values."""
         if self.season_length is None:
-            return infer_season_lengths(panel.frequency)
+            if isinstance(panel.frequency, str):
+                return infer_season_lengths(panel.frequency)
+            return detect_season_lengths(panel.values, panel.lengths)
         given = np.atleast_1d(np.asarray(self.season_length, dtype=object)).tolist()
         for season in given:
             _check_count("season_length", season, least=1)

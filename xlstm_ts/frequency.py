@@ -63,20 +63,12 @@ def future_axis(last: Any, periods: int, frequency: Frequency) -> pd.Index:
     return regular_axis(last, periods + 1, frequency)[1:]
 
 
-def infer_season_lengths(frequency: Frequency) -> tuple[int, ...]:
+def infer_season_lengths(frequency: str) -> tuple[int, ...]:
     """The usual seasons of a frequency in steps, the shortest first: day and week for hourly data, a year for monthly.
-
-    Raises:
-        ValueError: ``frequency`` is that of an integer axis, which does not tell.
 
     >>> infer_season_lengths("30min"), infer_season_lengths("MS")
     ((48, 336), (12,))
     """
-    if isinstance(frequency, int):
-        raise ValueError(
-            "season_length cannot be inferred from an integer time column: pass it in steps, "
-            "such as season_length=24, season_length=(24, 168) for day and week, or 1 for no season"
-        )
     offset = pd.tseries.frequencies.to_offset(frequency)
     if isinstance(offset, pd.offsets.Tick):
         return _clock_seasons(pd.Timedelta(offset) / pd.Timedelta(minutes=1))

@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 from xlstm_ts import xLSTMForecaster
 
-from .conftest import HORIZON, TINY, make_panel
+from .conftest import HORIZON, SEASON, TINY, make_panel
 
 
 def test_predict_returns_ids_times_median_and_the_default_interval(fitted, panel) -> None:
@@ -46,6 +46,12 @@ def test_seasons_are_inferred_from_hourly_timestamps() -> None:
     forecaster.fit(make_panel({"a": 60}, start="2024-03-01", freq="h"))
 
     assert forecaster.season_lengths_ == (24, 168)
+
+
+def test_seasons_are_found_in_the_values_where_times_are_integers(panel: pd.DataFrame) -> None:
+    forecaster = xLSTMForecaster(**{**TINY, "season_length": None, "max_epochs": 1, "steps_per_epoch": 1}).fit(panel)
+
+    assert forecaster.season_lengths_ == (SEASON,)
 
 
 def test_names_of_the_columns_are_configurable(panel) -> None:
@@ -170,7 +176,6 @@ def test_a_single_series_barely_longer_than_a_season_can_be_fitted() -> None:
         ({"val_size": -1}, "val_size must be an integer >= 0, got -1"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
         ({"embedding_dim": 9}, "9"),
-        ({"season_length": None}, "pass it in steps"),
     ],
 )
 def test_a_parameter_out_of_range_is_named_with_its_value(panel, change: dict, message: str) -> None:

@@ -54,8 +54,3 @@ def test_time_zones_are_kept() -> None:
 )
 def test_usual_seasons_follow_from_the_frequency(frequency: str, seasons: tuple[int, ...]) -> None:
     assert infer_season_lengths(frequency) == seasons
-
-
-def test_integer_times_do_not_tell_their_season() -> None:
-    with pytest.raises(ValueError, match=r"season_length cannot be inferred .*pass it in steps"):
-        infer_season_lengths(1)
