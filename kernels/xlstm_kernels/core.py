@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def load() -> ctypes.CDLL | None:
     """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
     spec = importlib.util.find_spec("xlstm_kernels._core")
     if spec is None or spec.origin is None:
@@ -25,7 +25,7 @@ def library() -> ctypes.CDLL | None:
 def runs(*tensors: Tensor) -> bool:
     """Whether the core takes these: float32 or narrower, on the CPU, and not being traced."""
     return (
-        library() is not None
+        load() is not None
         and all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
         and not torch.compiler.is_compiling()
     )

@@ -81,7 +81,7 @@ SLSTM = Recurrence(
 )
 SLSTM_COMPILED = replace(SLSTM, name="slstm compiled", entry=partial(slstm, backend="compiled"), finest=torch.float32)
 
-needs_core = pytest.mark.skipif(core.library() is None, reason="the C core was not built")
+needs_core = pytest.mark.skipif(core.load() is None, reason="the C core was not built")
 RECURRENCES = [MLSTM, SLSTM, pytest.param(SLSTM_COMPILED, marks=needs_core)]
 
 

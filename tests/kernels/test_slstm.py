@@ -15,10 +15,10 @@ pytestmark = needs_core
 
 @pytest.fixture(params=[0, 1, 2], ids=["portable", "AVX2", "AVX-512"])
 def instruction_set(request: pytest.FixtureRequest):
-    if core.library().xlstm_instruction_set(request.param) != request.param:
+    if core.load().xlstm_instruction_set(request.param) != request.param:
         pytest.skip("this processor does not have it")
     yield
-    core.library().xlstm_instruction_set(-1)
+    core.load().xlstm_instruction_set(-1)
 
 
 def operands(batch_size: int, S: int, NH: int, DH: int, dtype: torch.dtype = torch.float32) -> tuple:

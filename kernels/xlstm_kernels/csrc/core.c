@@ -81,49 +81,36 @@ static float *slstm_work(const slstm_sizes *size) {
     return malloc(sizeof(float) * MAX_ROWS * 8 * size->DH);
 }
 
-/* Both return 0, or 1 when memory ran out. The arrays are described in slstm.h. */
+#define PARALLEL _Pragma("omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)")
+#define SHARED_LOOP _Pragma("omp for schedule(static)")
 
+/* Run the kernel `name` for every head and block of rows, over the threads; return 0, or 1 when memory ran out. */
+#define EACH_BLOCK(name, ...)                                                                                    \
+    const int together = rows_together(size, threads);                                                           \
+    const int64_t blocks = (size->B + together - 1) / together;                                                  \
+    int failed = 0;                                                                                              \
+    PARALLEL {                                                                                                   \
+        float *work = slstm_work(size);                                                                          \
+        failed = work == NULL;                                                                                   \
+        SHARED_LOOP for (int64_t item = 0; item < blocks * size->NH; item++) {                                   \
+            const int64_t head = item / blocks, first = item % blocks * together;                                \
+            const int count = size->B - first < together ? (int)(size->B - first) : together;                    \
+            if (work) PICK(name)(size, head, first, count, __VA_ARGS__, work);                                   \
+        }                                                                                                        \
+        free(work);                                                                                              \
+    }                                                                                                            \
+    return failed
+
+/* The arrays are described in slstm.h. */
 EXPORT int xlstm_slstm_forward(const slstm_sizes *size, const float *gates, const float *bias, const float *panels,
                                const uint8_t *resets, const float *state, float *h, float *tape, float *state_out,
                                int threads) {
-    const int together = rows_together(size, threads);
-    const int64_t blocks = (size->B + together - 1) / together;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
-    {
-        float *work = slstm_work(size);
-        failed = work == NULL;
-#pragma omp for schedule(static)
-        for (int64_t item = 0; item < blocks * size->NH; item++) {
-            const int64_t head = item / blocks, first = item % blocks * together;
-            const int count = size->B - first < together ? (int)(size->B - first) : together;
-            if (work)
-                PICK(forward_rows)(size, head, first, count, gates, bias, panels, resets, state, h, tape, state_out, work);
-        }
-        free(work);
-    }
-    return failed;
+    EACH_BLOCK(forward_rows, gates, bias, panels, resets, state, h, tape, state_out);
 }
 
 EXPORT int xlstm_slstm_backward(const slstm_sizes *size, const float *panels, const uint8_t *resets, const float *tape,
                                 const float *dh, const float *dstate, float *dgates, float *dstate_out, int threads) {
-    const int together = rows_together(size, threads);
-    const int64_t blocks = (size->B + together - 1) / together;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
-    {
-        float *work = slstm_work(size);
-        failed = work == NULL;
-#pragma omp for schedule(static)
-        for (int64_t item = 0; item < blocks * size->NH; item++) {
-            const int64_t head = item / blocks, first = item % blocks * together;
-            const int count = size->B - first < together ? (int)(size->B - first) : together;
-            if (work)
-                PICK(backward_rows)(size, head, first, count, panels, resets, tape, dh, dstate, dgates, dstate_out, work);
-        }
-        free(work);
-    }
-    return failed;
+    EACH_BLOCK(backward_rows, panels, resets, tape, dh, dstate, dgates, dstate_out);
 }
 
 /* Importable so that build and import systems treat the library as an ordinary extension; it has nothing in it. */

@@ -100,7 +100,7 @@ def _panels(matrices: Tensor) -> Tensor:
 
 def _call(name: str, like: Tensor, *arrays: Tensor | None) -> None:
     """Call ``xlstm_slstm_<name>`` for the sizes of ``like``, gates (B, S, 4, NH, DH) or h (B, S, NH, DH)."""
-    library = core.library()
+    library = core.load()
     assert library is not None
     sizes = _Sizes(like.shape[0], like.shape[1], *like.shape[-2:])
     pointers = (core.pointer(array) for array in arrays)
