@@ -24,11 +24,10 @@ def load() -> ctypes.CDLL | None:
 
 def runs(*tensors: Tensor) -> bool:
     """Whether the core takes these: float32 or narrower, on the CPU, and not being traced."""
-    return (
-        load() is not None
-        and all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
-        and not torch.compiler.is_compiling()
-    )
+    if torch.compiler.is_compiling():  # asked first: tracing must not reach the loader
+        return False
+    on_cpu = all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
+    return on_cpu and load() is not None
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
