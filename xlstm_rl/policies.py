@@ -14,7 +14,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
-    FlattenExtractor,
     MlpExtractor,
     NatureCNN,
 )
@@ -55,8 +54,8 @@ class MlpPolicy(ActorCriticPolicy):
         lr_schedule: learning rate schedule.
         memory: options of the memory: ``cell="xlstm"``, ``skip``, and any field of ``xLSTMConfig``
             (``embedding_dim``, ``num_blocks``, ``num_heads``, ``slstm_at``, ...).
-        normalize: keep running scales of the returns, and of observations that are plain vectors, inside the policy,
-            so that it learns alike in any units. They change between rollouts only and are saved with the policy.
+        normalize: keep running scales of the returns, and of the features where the extractor learns nothing, inside
+            the policy, so that it learns alike in any units. They change between rollouts only and are saved with it.
         kwargs: SB3's own options of ``ActorCriticPolicy``: ``net_arch``, ``activation_fn``, ...
 
     Raises:
@@ -84,10 +83,9 @@ class MlpPolicy(ActorCriticPolicy):
     def _build_mlp_extractor(self) -> None:
         config = MemoryConfig.from_options(self.memory_options)
         self.memory_skip = config.skip
-        is_vector = isinstance(self.features_extractor, FlattenExtractor) and isinstance(
-            self.observation_space, spaces.Box
-        )
-        self.feature_norm = FeatureNorm(self.features_dim) if self.normalize and is_vector else nn.Identity()
+        # What an extractor learns has no fixed scale to follow.
+        fixed = next(self.features_extractor.parameters(), None) is None
+        self.feature_norm = FeatureNorm(self.features_dim) if self.normalize and fixed else nn.Identity()
         self.return_scale = ReturnScale()
         self.memory = Memory(self.features_dim, config)
         width = self.memory.output_dim + (self.features_dim if config.skip else 0)
