@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.recurrences import GRADIENT_TOLERANCE, MLSTM, assert_close, differentiate
+from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, MLSTM, assert_close, differentiate
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,14 @@ def test_the_forget_gates_gradient_does_not_lose_precision_with_length() -> None
     exact = differentiate(MLSTM.entry, operands, state).gradients[4]
     rounded = differentiate(MLSTM.entry, operands, state, dtype=torch.float32).gradients[4]
     assert (rounded.double() - exact).abs().max() <= GRADIENT_TOLERANCE[torch.float32] * exact.abs().max()
+
+
+def test_strong_forgetting_does_not_cost_the_decay_between_neighbours_its_precision() -> None:
+    q, k, v, i, f = (x.float() for x in MLSTM.operands(64))
+    operands = (q.abs(), k.abs(), v, 7 * i, f - 20)  # the sum of log f reaches -1,300 in a chunk, i makes up for it
+    expected, _ = MLSTM.reference(*(x.double() for x in operands), MLSTM.state(fresh=True), None)
+    actual, _ = MLSTM.entry(*operands, chunk_size=64)
+    assert (actual.double() - expected).abs().max() <= FORWARD_TOLERANCE[torch.float32] * expected.abs().max()
 
 
 def test_a_chunk_size_below_one_is_named() -> None:

@@ -101,6 +101,15 @@ def test_a_reset_before_the_first_step_forgets_the_given_state(op: Recurrence) -
     assert_close(Result([h, *last], []), Result([h_fresh, *last_fresh], []), op.finest)
 
 
+def test_a_memory_that_holds_nothing_is_empty_whatever_its_scale(op: Recurrence) -> None:
+    operands, state = op.operands(6), op.state(fresh=True)
+    *_, m = state
+    rescaled = type(state)(*state[:-1], torch.zeros_like(m))
+    expected = op.reference(*(x.double() for x in operands), type(state)(*(x.double() for x in rescaled)), None)
+    h, last = op.entry(*operands, rescaled)
+    assert_close(Result([h, *last], []), Result([expected[0], *expected[1]], []), op.finest)
+
+
 def test_the_given_state_is_not_changed(op: Recurrence) -> None:
     operands, state = op.operands(9), op.state()
     copy = [x.clone() for x in state]
