@@ -2,6 +2,7 @@
 
 from .blocks import mLSTMBlock, sLSTMBlock
 from .cells import mLSTMCell, sLSTMCell
+from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
 from .stack import xLSTMBlockStack, xLSTMConfig
@@ -25,6 +26,7 @@ from .state import (
 __all__ = [
     "BlockState",
     "StackState",
+    "backends",
     "concat_states",
     "detach_state",
     "initial_mlstm_state",

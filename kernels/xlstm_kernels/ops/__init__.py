@@ -1,1 +1,16 @@
 """The recurrences: one entry function each, with its implementations beneath it."""
+
+from .. import core
+from .mlstm import BACKENDS as MLSTM_BACKENDS
+from .slstm import BACKENDS as SLSTM_BACKENDS
+
+
+def backends() -> dict[str, tuple[str, ...]]:
+    """The implementations that this installation has, by op, each list in ascending order of preference.
+
+    >>> backends()
+    {'mlstm': ('native',), 'slstm': ('native', 'compiled')}
+    """
+    missing = set() if core.load() else {"compiled"}
+    ops = {"mlstm": tuple(MLSTM_BACKENDS), "slstm": tuple(SLSTM_BACKENDS)}
+    return {op: tuple(name for name in names if name not in missing) for op, names in ops.items()}
