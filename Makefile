@@ -33,7 +33,7 @@ bench: $(INSTALLED)  ## the backbone's speed beside torch.nn.LSTM
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "==> installing the tested set into $(VENV) (first run only, a few minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed; name one with: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; name one with: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@

@@ -2,11 +2,9 @@
 
 import itertools
 import re
+import tomllib
 from pathlib import Path
 
-import pytest
-
-tomllib = pytest.importorskip("tomllib")
 ROOT = Path(__file__).parent.parent
 
 
