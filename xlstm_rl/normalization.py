@@ -7,11 +7,11 @@ import torch as th
 from torch import nn
 
 CLIP = 10.0  # standard deviations, as in SB3's VecNormalize
-FORGETTING = 0.8  # returns grow as the policy improves: their scale is that of the newest few rollouts
+FORGETTING = 0.5  # returns grow as the policy improves: their scale is that of the newest few rollouts
 
 
 class FeatureNorm(nn.Module):
-    """Standardises features (M, F) with the mean and deviation of all that was observed; at first the identity.
+    """Standardises features (M, F) with the mean and deviation of all that was observed; at first it only clips.
 
     Args:
         features_dim: F.
@@ -65,11 +65,15 @@ class ReturnScale(nn.Module):
     @th.no_grad()
     def observe(self, returns: th.Tensor, last_layer: nn.Linear) -> None:
         """Follow the scale of ``returns`` and change ``last_layer`` so that no predicted value changes."""
-        mean, deviation = returns.mean(), returns.std(unbiased=False)
+        mean, variance = returns.mean(), returns.var(unbiased=False)
+        if self.count > 0:
+            # The moments of a mixture: a jump of the mean widens the scale as well.
+            jump = FORGETTING * (1 - FORGETTING) * (mean - self.mean).square()
+            variance = variance.lerp(self.deviation.square(), FORGETTING) + jump
+            mean = mean.lerp(self.mean, FORGETTING)
+        deviation = variance.sqrt()
         if deviation < 1e-8:  # no reward yet: nothing to learn a scale from
             return
-        if self.count > 0:
-            mean, deviation = mean.lerp(self.mean, FORGETTING), deviation.lerp(self.deviation, FORGETTING)
         last_layer.weight.mul_(self.deviation / deviation)
         last_layer.bias.copy_((self.deviation * last_layer.bias + self.mean - mean) / deviation)
         self.mean.copy_(mean)

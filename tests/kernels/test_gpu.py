@@ -11,7 +11,7 @@ from xlstm_kernels import pack_state, xLSTMBlockStack, xLSTMConfig
 pytestmark = pytest.mark.gpu
 
 # Of the largest entry, outputs, states and gradients of three blocks; the CPU's own float32 is off by 6e-5.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-4}
+TOLERANCE = {torch.float64: 4e-13, torch.float32: 5e-4}
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_neither_a_step_nor_a_sequence_waits_for_the_device(stack: xLSTMBlockSta
     try:
         with torch.no_grad():
             _, state = stack(step, state)
-            stack(sequence, state, resets)
+            y, _ = stack(sequence, state, resets)  # a wait raises here
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert y.isfinite().all()

@@ -97,7 +97,7 @@ def test_a_copied_stack_gives_the_same_outputs(stack: xLSTMBlockStack) -> None:
     assert torch.equal(copy.deepcopy(stack)(x)[0], stack(x)[0])
 
 
-def test_an_mlstm_stack_of_bfloat16_keeps_float32_states() -> None:
+def test_a_stack_of_bfloat16_keeps_float32_states() -> None:
     stack = xLSTMBlockStack(xLSTMConfig(embedding_dim=16, num_blocks=2, slstm_at=(1,))).bfloat16()
     y, state = stack(torch.randn(2, 5, 16).bfloat16())
     assert y.dtype == torch.bfloat16

@@ -43,6 +43,14 @@ def test_following_the_returns_changes_no_predicted_value():
         torch.testing.assert_close(scale(layer(latents)), before, rtol=1e-4, atol=1e-4 * size)
 
 
+def test_a_jump_of_the_returns_widens_their_scale():
+    layer, scale = nn.Linear(4, 1), ReturnScale()
+    scale.observe(torch.tensor([-0.01, 0.01]), layer)
+    scale.observe(torch.tensor([99.99, 100.01]), layer)
+    assert scale.mean.item() == pytest.approx(50, rel=1e-3)  # half of the way
+    assert scale.deviation.item() == pytest.approx(50, rel=1e-3)  # of half at 0, half at 100
+
+
 def test_constant_returns_leave_the_scale_alone():
     layer, scale = nn.Linear(4, 1), ReturnScale()
     scale.observe(torch.zeros(10), layer)
