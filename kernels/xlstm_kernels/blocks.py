@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import fused
 from .cells import mLSTMCell, sLSTMCell
 from .init import output_init_, small_init_
 from .layers import CausalConv, GatedFFN, HeadwiseLinear
@@ -91,12 +92,24 @@ class mLSTMBlock(xLSTMBlock):
         output_init_(self.down.weight.data, embedding_dim, num_blocks)
 
     def mixer(self, x: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
-        inner, gate = self.up(x).chunk(2, dim=-1)  # (B, S, E)
+        up = self.up(x)  # (B, S, 2 E)
+        if fused.runs_mlstm(up, self.conv.kernel_size):
+            return self._mix_compiled(up, state, resets)
+        inner, gate = up.chunk(2, dim=-1)
         convolved, window = self.conv(inner, state.conv, resets)
         convolved = F.silu(convolved)
         h, cell = self.cell(self.q(convolved), self.k(convolved), self.v(inner), state.cell, resets)
         y = self.down((h + self.skip * convolved) * F.silu(gate))
         return y, BlockState(window, cell)
+
+    def _mix_compiled(self, up: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+        """The rest of ``mixer`` in one call."""
+        maps = (self.q.weight, self.k.weight, self.v.weight)
+        gates, norm = self.cell.gates, self.cell.norm
+        weights = (self.conv.weight, self.conv.bias, *maps, gates.weight, gates.bias, norm.weight, self.skip)
+        y, cell = fused.mlstm_mixer(up, state.conv, state.cell, weights, resets, norm_eps=norm.eps)
+        window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets)
+        return self.down(y), BlockState(window, cell)
 
 
 class sLSTMBlock(xLSTMBlock):
@@ -138,9 +151,18 @@ class sLSTMBlock(xLSTMBlock):
         self.dropout = nn.Dropout(dropout)
 
     def mixer(self, x: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+        if fused.runs_slstm(x, self.cell.head_dim):
+            return self._mix_compiled(x, state, resets)
         convolved, window = self.conv(x, state.conv, resets)
         h, cell = self.cell(F.silu(convolved), x, state.cell, resets)
         return h, BlockState(window, cell)
+
+    def _mix_compiled(self, x: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+        """``mixer`` in one call."""
+        conv, cell = self.conv, self.cell
+        weights = (conv.weight, conv.bias, cell.input_weight, cell.recurrent_weight, cell.bias, cell.norm.weight)
+        h, after = fused.slstm_mixer(x, state.conv, state.cell, weights, resets, norm_eps=cell.norm.eps)
+        return h, BlockState(conv.window_after(x, state.conv, resets), after)
 
 
 def check_divides(name: str, divisor: int, whole_name: str, whole: int) -> None:

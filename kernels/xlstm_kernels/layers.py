@@ -24,6 +24,10 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor, window: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, S, D), window (B, K - 1, D): the inputs before x. Returns the outputs and the window after x."""
+        return self.convolve(x, window, resets), self.window_after(x, window, resets)
+
+    def convolve(self, x: Tensor, window: Tensor, resets: Tensor | None) -> Tensor:
+        """The outputs (B, S, D)."""
         S, K = x.shape[1], self.kernel_size
         padded = torch.cat([window.to(x.dtype), x], dim=1)  # (B, K - 1 + S, D)
         age = None if resets is None else steps_since_reset(resets, K)
@@ -33,13 +37,18 @@ class CausalConv(nn.Module):
             if age is not None and lag > 0:
                 past = past * (age >= lag)[..., None]
             y = torch.addcmul(y, past, self.weight[tap])
-        window_after = padded[:, S:]
-        if age is not None:
+        return y
+
+    def window_after(self, x: Tensor, window: Tensor, resets: Tensor | None) -> Tensor:
+        """The last K - 1 inputs, (B, K - 1, D)."""
+        K = self.kernel_size
+        recent = x[:, max(x.shape[1] - (K - 1), 0) :].to(window.dtype)
+        after = torch.cat([window[:, recent.shape[1] :], recent], dim=1)
+        if resets is not None:
             # Entry j lies K - 2 - j steps before the last one; the reset that hides it is as many steps back.
             lags = torch.arange(K - 2, -1, -1, device=x.device)
-            window_after = window_after * (age[:, -1:] >= lags)[..., None]
-        # Cloned, because a view would keep all of `padded` alive for as long as the state lives.
-        return y, window_after.to(window.dtype).clone()
+            after = after * (steps_since_reset(resets, K)[:, -1:] >= lags)[..., None]
+        return after
 
 
 def steps_since_reset(resets: Tensor, limit: int) -> Tensor:
