@@ -22,10 +22,12 @@ from .state import (
     unpack_state,
     where_state,
 )
+from .step import StackStepper
 
 __all__ = [
     "BlockState",
     "StackState",
+    "StackStepper",
     "backends",
     "concat_states",
     "detach_state",

@@ -43,6 +43,7 @@
 #undef slstm_load
 #undef project
 #undef total
+#undef totals
 #undef transpose
 #undef multiply
 #undef GATE

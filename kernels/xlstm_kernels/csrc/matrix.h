@@ -39,6 +39,18 @@ INLINE void FN(transpose_square)(vec row[WIDTH]) {
     EACH_DISTANCE(EXCHANGE)
 #undef EXCHANGE
 }
+
+/* The sums of WIDTH vectors' elements, one in each lane; the vectors are used up. */
+INLINE vec FN(totals)(vec row[WIDTH]) {
+#define FOLD(apart)                                                                                    \
+    UNROLL for (int i = 0; i < apart; i++)                                                             \
+        row[i] = __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(UPPER, apart)) +            \
+                 __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(LOWER, apart));
+    EACH_DISTANCE(FOLD)
+#undef FOLD
+    return row[0];
+}
+#define totals FN(totals)
 #undef EACH_LANE
 #undef EACH_DISTANCE
 

@@ -30,21 +30,26 @@ INLINE void FN(headwise)(const mixer_sizes *size, int64_t L, const float *weight
 INLINE void FN(headwise_backward)(const mixer_sizes *size, int64_t L, const float *weight, const float *in,
                                   int64_t in_stride, const float *dout, float *din, float *dweight) {
     const int64_t width = size->block;
-    for (int64_t first = 0; first < size->E; first += width)
-        for (int64_t j = 0; j < width; j++) {
-            const float *x = in + (first + j) * in_stride, *w = weight + first * width + j, *dy = dout + first * L;
-            float *dw = dweight + first * width + j;
-            for (int64_t t = 0; t < L; t += WIDTH) {
-                vec sum = load(din + (first + j) * L + t);
-                for (int64_t o = 0; o < width; o++) sum += w[o * width] * load(dy + o * L + t);
-                store(din + (first + j) * L + t, sum);
-            }
-            for (int64_t o = 0; o < width; o++) {
-                vec sum = splat(0.0f);
-                for (int64_t t = 0; t < L; t += WIDTH) sum += load(dy + o * L + t) * load(x + t);
-                dw[o * width] += total(sum);
-            }
+    vec dots[WIDTH];
+    int filled = 0;
+    for (int64_t c = 0; c < size->E; c++) {
+        const int64_t first = c / width * width, place = c - first;
+        for (int64_t t = 0; t < L; t += WIDTH) {
+            vec sum = load(din + c * L + t);
+            for (int64_t o = 0; o < width; o++) sum += weight[(first + o) * width + place] * load(dout + (first + o) * L + t);
+            store(din + c * L + t, sum);
         }
+        for (int64_t j = 0; j < width; j++) {
+            vec dot = splat(0.0f);
+            for (int64_t t = 0; t < L; t += WIDTH) dot += load(dout + c * L + t) * load(in + (first + j) * in_stride + t);
+            dots[filled++] = dot;
+            if (filled < WIDTH) continue;
+            store(dweight, load(dweight) + totals(dots));
+            dweight += WIDTH;
+            filled = 0;
+        }
+    }
+    for (int i = 0; i < filled; i++) dweight[i] += total(dots[i]);
 }
 
 /* Everything that the memory reads in the chunk at step t: all of `a` up to f_slope. `up` and `window` are the row's. */
@@ -70,8 +75,9 @@ static void FN(mixer_inputs)(const mixer_sizes *size, const mixer_weights *w, in
                 const vec past = w->conv_weight[(K - 1 - lag) * E + c] * load(x - lag);
                 sum += a->age ? past * load(a->mask + lag * (L + LANES) + s) : past;
             }
-            store(a->before_silu + c * L + s, sum);
-            store(a->convolved + c * L + s, sum * sigmoid(sum));
+            const vec open = sigmoid(sum);
+            store(a->silu_slope + c * L + s, open * (1.0f + sum * (1.0f - open)));
+            store(a->convolved + c * L + s, sum * open);
         }
     FN(headwise)(size, L, w->q_weight, a->convolved, L, a->qkv);
     FN(headwise)(size, L, w->k_weight, a->convolved, L, a->qkv + E * L);
@@ -241,8 +247,7 @@ static void FN(mixer_backward)(const mixer_sizes *size, int64_t b, const mixer_w
             float *dx = a.dinput + channel * L, *next = later + channel * LANES, dsum[MAX_LANES + LANES];
             vec bias = splat(0.0f);
             for (int64_t s = 0; s < L; s += WIDTH) {
-                const vec z = load(a.before_silu + channel * L + s), open = sigmoid(z);
-                const vec dz = load(a.dconvolved + channel * L + s) * open * (1.0f + z * (1.0f - open));
+                const vec dz = load(a.dconvolved + channel * L + s) * load(a.silu_slope + channel * L + s);
                 store(dsum + s, dz);
                 bias += dz;
             }

@@ -46,7 +46,7 @@ typedef struct {
     int32_t *age;                            /* (S): steps since the row's last reset, at most K */
     float *mask;                             /* (K, L + LANES): whether the input `lag` steps before is of the same segment */
     float *input;                            /* (E, HISTORY + L) */
-    float *before_silu, *convolved, *qkv;    /* (E, L), (E, L), (3 E, L) */
+    float *silu_slope, *convolved, *qkv;    /* (E, L), (E, L), (3 E, L) */
     float *gates, *f_slope, *gate, *h;       /* (2 NH, L), (NH, L), (E, L), (E, L) */
     float *dh, *dqkv, *dgates, *dconvolved;  /* (E, L), (3 E, L), (2 NH, L), (E, L) */
     float *dinput, *dgate, *steps, *rest;    /* (E, L), (E, L), (L, 3 E), what a chunk of one head needs */
@@ -94,7 +94,7 @@ static int64_t mixer_share(const mixer_sizes *size, float *work, mixer_arrays *a
     TAKE(age, size->S);
     TAKE(mask, size->K * (L + LANES));
     TAKE(input, E * (HISTORY + L));
-    TAKE(before_silu, E * L), TAKE(convolved, E * L), TAKE(qkv, 3 * E * L);
+    TAKE(silu_slope, E * L), TAKE(convolved, E * L), TAKE(qkv, 3 * E * L);
     TAKE(gates, 2 * NH * L), TAKE(f_slope, NH * L), TAKE(gate, E * L), TAKE(h, E * L);
     TAKE(dh, E * L), TAKE(dqkv, 3 * E * L), TAKE(dgates, 2 * NH * L), TAKE(dconvolved, E * L);
     TAKE(dinput, E * L), TAKE(dgate, E * L), TAKE(steps, L * whole(3 * E)), TAKE(rest, chunk_floats(&size->head, L));

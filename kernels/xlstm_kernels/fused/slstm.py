@@ -34,7 +34,7 @@ def slstm_mixer(
         x: (B, S, D).
         window: the last inputs before these, (B, K - 1, D).
         state: the memory's.
-        weights: of convolution (K, D), its bias (D), the input's and the recurrent weight, each (4, NH, DH, DH) laid out
+        weights: of convolution (K, D), its bias (D), the input's and the recurrent weight, each (4, NH, DH, DH) as
             [gate, head, out, in], the gates' bias (4, NH, DH), and of the head norm (D).
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
         norm_eps: of the head norm.
@@ -120,7 +120,12 @@ def _backward_operator(
     convolved, hidden, given = matrices.view(NH, 4, DH, 3, DH).permute(3, 1, 0, 2, 4)  # (4, NH, DH, DH) each
     dinput = torch.cat((convolved[:2], given[2:]))
     shaped = (dconv_weight.view_as(conv_weight), dconv_bias, dinput, hidden, dbias.view_as(bias), dnorm)
-    return [dx, dwindow, *(d.clone() for d in dbefore), *(d.clone(memory_format=torch.contiguous_format) for d in shaped)]
+    return [
+        dx,
+        dwindow,
+        *(d.clone() for d in dbefore),
+        *(d.clone(memory_format=torch.contiguous_format) for d in shaped),
+    ]
 
 
 @_backward_operator.register_fake
