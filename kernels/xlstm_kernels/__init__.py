@@ -1,11 +1,12 @@
 """xLSTM in PyTorch: exact recurrences with carried state and resets, residual blocks and stacks."""
 
-from .blocks import mLSTMBlock, sLSTMBlock
+from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
+from .config import xLSTMConfig
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
-from .stack import xLSTMBlockStack, xLSTMConfig
+from .stack import xLSTMBlockStack
 from .state import (
     BlockState,
     StackState,
@@ -24,6 +25,7 @@ from .state import (
 )
 
 __all__ = [
+    "TIREX",
     "BlockState",
     "StackState",
     "backends",
@@ -45,6 +47,7 @@ __all__ = [
     "slstm",
     "unpack_state",
     "where_state",
+    "xLSTM7BBlock",
     "xLSTMBlockStack",
     "xLSTMConfig",
 ]
