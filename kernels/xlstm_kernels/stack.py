@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
 from .config import xLSTMConfig
 from .layers import residual_norm
+from .rows import PaddedRows
 from .state import StackState, state_leaves
 
 
@@ -41,6 +42,9 @@ class xLSTMBlockStack(nn.Module):
         x: Tensor,
         state: StackState | None = None,
         resets: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        padding: str = "right",
     ) -> tuple[Tensor, StackState]:
         """Run the stack over a sequence and return outputs and the state after it.
 
@@ -48,21 +52,34 @@ class xLSTMBlockStack(nn.Module):
             x: inputs (B, S, D).
             state: where to continue; None is the empty memory.
             resets: bool (B, S); where true, the row forgets everything before it reads that step.
+            lengths: integers (B,) in [0, S], how many steps of each row are real; None is all. The others are padding:
+                they may hold anything, NaN too, give outputs of zero and leave the row's state as it is.
+            padding: the side on which rows are filled up, ``right`` or ``left``.
 
         Returns:
-            Outputs (B, S, D), and the state after step S.
+            Outputs (B, S, D), and the state after the last step of each row.
 
         Raises:
-            ValueError: shapes do not fit, or ``state`` is another stack's.
+            ValueError: shapes do not fit, a length is out of range, or ``state`` is another stack's.
         """
         check_input(x, self.config.embedding_dim)
         if state is None:
             state = self.initial_state(len(x))
         if len(state) != len(self.blocks):
             raise ValueError(f"state must hold one entry for each of the {len(self.blocks)} blocks, got {len(state)}")
+        if lengths is None:
+            return self._run(x, state, resets, None)
+        rows = PaddedRows.of(x, lengths, padding)
+        resets = None if resets is None else rows.enter(resets)
+        y, state = self._run(rows.enter(x), state, resets, rows.lengths)
+        return rows.leave(y), state
+
+    def _run(
+        self, x: Tensor, state: StackState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, StackState]:
         after = []
         for block, block_state in zip(self.blocks, state, strict=True):
-            x, block_state = block(x, block_state, resets)
+            x, block_state = block(x, block_state, resets, lengths)
             after.append(block_state)
         return self.norm(x), tuple(after)
 
