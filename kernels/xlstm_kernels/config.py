@@ -47,6 +47,8 @@ class xLSTMConfig:
         recurrent_init: start of the sLSTM's recurrent weight: ``zeros``, from where units learn to mix, or ``uniform``
             within 1 / sqrt(DH), as an LSTM's.
         dropout: share of each block's outputs dropped in training.
+        checkpoint: keep only each block's inputs in training, and run the block again in the backward pass: a second
+            forward pass for the memory of one block instead of all.
 
     Raises:
         ValueError: a value is out of range or unknown, or the ratio does not divide the blocks.
@@ -73,6 +75,7 @@ class xLSTMConfig:
     input_gate_init: str | None = None
     recurrent_init: str = "zeros"
     dropout: float = 0.0
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMA.items():
@@ -83,7 +86,7 @@ class xLSTMConfig:
         for name, choices in _CHOICES.items():
             if name not in _OPTIONAL or getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
-        for name in ("learnable_skip", "normalize"):
+        for name in ("learnable_skip", "normalize", "checkpoint"):
             check_boolean(name, getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")

@@ -5,7 +5,9 @@ Shapes: B batch, S sequence, D embedding dim.
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
 from .config import xLSTMConfig
@@ -77,9 +79,13 @@ class xLSTMBlockStack(nn.Module):
     def _run(
         self, x: Tensor, state: StackState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, StackState]:
+        recompute = self.config.checkpoint and self.training and torch.is_grad_enabled()
         after = []
         for block, block_state in zip(self.blocks, state, strict=True):
-            x, block_state = block(x, block_state, resets, lengths)
+            if recompute:
+                x, block_state = checkpoint(block, x, block_state, resets, lengths, use_reentrant=False)
+            else:
+                x, block_state = block(x, block_state, resets, lengths)
             after.append(block_state)
         return self.norm(x), tuple(after)
 

@@ -127,3 +127,37 @@ def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockS
 )
 def test_the_state_of_each_kind_of_block_is_as_small_as_its_formula(options: dict, expected: int) -> None:
     assert xLSTMBlockStack(small_config(**options)).state_size == expected
+
+
+@pytest.mark.parametrize("options", [{"slstm_at": "1:1"}, {"mlstm_block": "7b"}], ids=["paper", "7b"])
+def test_recomputed_blocks_give_the_same_outputs_state_and_gradients(options: dict) -> None:
+    x, resets = double(2, 9, D), random_resets(2, 9)
+    results = []
+    for checkpoint in (False, True):
+        stack = random_stack(**options, dropout=0.5, checkpoint=checkpoint)
+        _, state = stack.eval()(double(2, 4, D))
+        torch.manual_seed(1)  # the dropout of both runs
+        y, last = stack.train()(x, state, resets)
+        results.append([y, pack_state(last), *gradients(y, last, list(stack.parameters()))])
+    assert_all_close(results[1], results[0])
+
+
+def count_saved(stack: xLSTMBlockStack, x: torch.Tensor) -> int:
+    """Numbers that a forward pass keeps for the backward pass."""
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        stack(x)
+    return saved
+
+
+def test_recomputed_blocks_keep_a_tenth_of_the_memory_and_only_in_training() -> None:
+    x = double(2, 40, D)
+    plain, recomputed = (count_saved(random_stack(slstm_at="1:1", checkpoint=on), x) for on in (False, True))
+    assert recomputed < plain / 10
+    assert count_saved(random_stack(slstm_at="1:1", checkpoint=True).eval(), x) == plain
