@@ -1,5 +1,6 @@
 """xLSTM in PyTorch: exact recurrences with carried state and resets, residual blocks and stacks."""
 
+from .bidirectional import xLSTMBidirectional
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
 from .config import xLSTMConfig
@@ -48,6 +49,7 @@ __all__ = [
     "unpack_state",
     "where_state",
     "xLSTM7BBlock",
+    "xLSTMBidirectional",
     "xLSTMBlockStack",
     "xLSTMConfig",
 ]
