@@ -7,6 +7,7 @@ from .config import xLSTMConfig
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
+from .parameters import parameter_groups
 from .stack import xLSTMBlockStack
 from .state import (
     BlockState,
@@ -41,6 +42,7 @@ __all__ = [
     "mlstm",
     "move_state",
     "pack_state",
+    "parameter_groups",
     "sLSTMBlock",
     "sLSTMCell",
     "sLSTMState",
