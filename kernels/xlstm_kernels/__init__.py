@@ -25,11 +25,13 @@ from .state import (
     unpack_state,
     where_state,
 )
+from .step import StackStepper
 
 __all__ = [
     "TIREX",
     "BlockState",
     "StackState",
+    "StackStepper",
     "backends",
     "concat_states",
     "detach_state",

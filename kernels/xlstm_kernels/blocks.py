@@ -7,17 +7,18 @@ Auer et al. 2025 (TiRex, arXiv 2505.23719).
 
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import fused
 from .cells import mLSTMCell, sLSTMCell
 from .checks import check_divides, check_integer
 from .init import output_init_, small_init_
-from .layers import CausalConv, GatedFFN, HeadwiseLinear, residual_norm
-from .state import BlockState
+from .layers import CausalConv, GatedFFN, HeadwiseLinear, RMSNorm, residual_norm
+from .state import BlockState, mLSTMState, sLSTMState
 
 TIREX: MappingProxyType[str, Any] = MappingProxyType(
     {"norm": "rms", "conv_kernel_size": 0, "ffn_factor": 8 / 3, "ffn_activation": "silu"}
@@ -28,11 +29,12 @@ TIREX: MappingProxyType[str, Any] = MappingProxyType(
 class xLSTMBlock(nn.Module, ABC):
     """What all residual blocks share: pre-norm, a mixer with memory, an optional FFN, and the state they carry."""
 
-    norm: nn.Module
+    norm: nn.LayerNorm | RMSNorm
     conv: CausalConv | None
     cell: mLSTMCell | sLSTMCell
-    ffn_norm: nn.Module
-    ffn: nn.Module | None
+    is_papers: bool  # whether ``mixer`` is one of the paper's, which the C core has
+    ffn_norm: nn.LayerNorm | RMSNorm
+    ffn: GatedFFN | None
     dropout: nn.Dropout
 
     @abstractmethod
@@ -93,6 +95,8 @@ class mLSTMBlock(xLSTMBlock):
         ValueError: the heads or the map's blocks do not divide the inner width, or an option is unknown.
     """
 
+    cell: mLSTMCell
+
     def __init__(
         self,
         embedding_dim: int,
@@ -127,6 +131,8 @@ class mLSTMBlock(xLSTMBlock):
             input_gate_init=input_gate_init,
         )
         self.skip = nn.Parameter(torch.ones(inner_dim)) if learnable_skip else None
+        gated_as_papers = (input_gate, normalize, soft_cap) == ("exponential", True, None)
+        self.is_papers = gated_as_papers and self.conv is not None and self.skip is not None
         self.down = nn.Linear(inner_dim, embedding_dim, bias=False)
         self.ffn = None
         self.dropout = nn.Dropout(dropout)
@@ -136,12 +142,26 @@ class mLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        inner, gate = self.up(x).chunk(2, dim=-1)  # (B, S, E)
+        up = self.up(x)  # (B, S, 2 E)
+        if self.is_papers and lengths is None and fused.runs_mlstm(up, state.conv.shape[1] + 1):
+            return self._mix_compiled(up, state, resets)
+        inner, gate = up.chunk(2, dim=-1)
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
         h, cell = self.cell(self.q(convolved), self.k(convolved), self.v(inner), state.cell, resets, lengths)
         if self.skip is not None:
             h = h + self.skip * convolved
         return self.down(h * F.silu(gate)), BlockState(window, cell)
+
+    def _mix_compiled(self, up: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+        """The rest of ``mixer`` in one call, for a block that ``is_papers``."""
+        assert self.conv is not None
+        assert self.skip is not None
+        maps = (self.q.weight, self.k.weight, self.v.weight)
+        gates, norm = self.cell.gates, self.cell.norm
+        weights = (self.conv.weight, self.conv.bias, *maps, gates.weight, gates.bias, norm.weight, self.skip)
+        y, cell = fused.mlstm_mixer(up, state.conv, cast(mLSTMState, state.cell), weights, resets, norm_eps=norm.eps)
+        window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets)
+        return self.down(y), BlockState(window, cell)
 
 
 class xLSTM7BBlock(xLSTMBlock):
@@ -166,6 +186,8 @@ class xLSTM7BBlock(xLSTMBlock):
         ValueError: the heads do not divide a width, or an option is unknown.
     """
 
+    cell: mLSTMCell
+
     def __init__(
         self,
         embedding_dim: int,
@@ -187,7 +209,7 @@ class xLSTM7BBlock(xLSTMBlock):
         check_divides("num_heads", num_heads, "embedding_dim", embedding_dim)
         check_divides("num_heads", num_heads, "the width of queries and keys", qk_dim)
         self.norm = residual_norm(norm, embedding_dim)
-        self.conv = None
+        self.conv, self.is_papers = None, False
         self.q, self.k = (nn.Linear(embedding_dim, qk_dim, bias=False) for _ in range(2))
         self.v, self.o = (nn.Linear(embedding_dim, embedding_dim, bias=False) for _ in range(2))
         self.cell = mLSTMCell(
@@ -238,6 +260,8 @@ class sLSTMBlock(xLSTMBlock):
         ValueError: the heads do not divide the embedding, or an option is unknown.
     """
 
+    cell: sLSTMCell
+
     def __init__(
         self,
         embedding_dim: int,
@@ -269,6 +293,8 @@ class sLSTMBlock(xLSTMBlock):
             block_index=block_index,
             num_blocks=num_blocks,
         )
+        gated_as_papers = (forget_gate, recurrent_gradient_clip) == ("sigmoid", None)
+        self.is_papers = gated_as_papers and self.conv is not None
         self.ffn_norm = residual_norm(norm, embedding_dim)
         self.ffn = GatedFFN(embedding_dim, hidden_dim, num_blocks=num_blocks, activation=ffn_activation)
         self.dropout = nn.Dropout(dropout)
@@ -276,9 +302,21 @@ class sLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
+        if self.is_papers and lengths is None and fused.runs_slstm(x, self.cell.head_dim):
+            return self._mix_compiled(x, state, resets)
         convolved, window = convolve(self.conv, x, state.conv, resets, lengths)
         h, cell = self.cell(convolved, x, state.cell, resets, lengths)
         return h, BlockState(window, cell)
+
+    def _mix_compiled(self, x: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+        """``mixer`` in one call, for a block that ``is_papers``."""
+        conv, cell = self.conv, self.cell
+        assert conv is not None
+        weights = (conv.weight, conv.bias, cell.input_weight, cell.recurrent_weight, cell.bias, cell.norm.weight)
+        h, after = fused.slstm_mixer(
+            x, state.conv, cast(sLSTMState, state.cell), weights, resets, norm_eps=cell.norm.eps
+        )
+        return h, BlockState(conv.window_after(x, state.conv, resets), after)
 
 
 def convolution(dim: int, kernel_size: int) -> CausalConv | None:

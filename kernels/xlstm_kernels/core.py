@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,3 +35,21 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where a contiguous tensor's data begin; NULL for None."""
     assert tensor is None or tensor.is_contiguous()
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where the data of several contiguous tensors begin: what the core takes for a structure of pointers."""
+    return (ctypes.c_void_p * len(tensors))(*(pointer(tensor) for tensor in tensors))
+
+
+def call(name: str, *arguments: ctypes.Structure | ctypes.Array[ctypes.c_void_p] | Tensor | None) -> None:
+    """Call a function of the core on structures and contiguous tensors; its last argument is the number of threads.
+
+    Raises:
+        MemoryError: it could not allocate its working memory.
+    """
+    library = load()
+    assert library is not None
+    given = (pointer(x) if x is None or isinstance(x, Tensor) else ctypes.byref(x) for x in arguments)
+    if getattr(library, name)(*given, ctypes.c_int(torch.get_num_threads())):
+        raise MemoryError(f"{name} could not allocate its working memory")

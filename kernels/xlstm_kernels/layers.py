@@ -32,8 +32,12 @@ class CausalConv(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """x (B, S, D), window (B, K - 1, D): the inputs before x. Returns the outputs and the window after x.
 
-        With ``lengths`` (B,), the window after row b holds its inputs before step ``lengths[b]``.
+        With ``lengths`` (B,), row b ends before step ``lengths[b]``, and so does the window after it.
         """
+        return self.convolve(x, window, resets), self.window_after(x, window, resets, lengths)
+
+    def convolve(self, x: Tensor, window: Tensor, resets: Tensor | None) -> Tensor:
+        """The outputs (B, S, D)."""
         S, K = x.shape[1], self.kernel_size
         padded = torch.cat([window.to(x.dtype), x], dim=1)  # (B, K - 1 + S, D)
         age = None if resets is None else steps_since_reset(resets, K)
@@ -43,24 +47,26 @@ class CausalConv(nn.Module):
             if age is not None and lag > 0:
                 past = past * (age >= lag)[..., None]
             y = torch.addcmul(y, past, self.weight[tap])
-        return y, last_inputs(padded, K - 1, age, lengths).to(window.dtype)
+        return y
 
-
-def last_inputs(padded: Tensor, count: int, age: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """The window after a sequence: ``count`` inputs up to each row's last step, zero before its last reset.
-
-    ``padded`` (B, count + S, D) begins with the window before the sequence; ``age`` as from ``steps_since_reset``.
-    """
-    lags = torch.arange(count - 1, -1, -1, device=padded.device)  # how long before the last step each entry lies
-    if lengths is None:
-        # Cloned, because a view would keep all of `padded` alive for as long as the state lives.
-        window, age_after = padded[:, padded.shape[1] - count :].clone(), None if age is None else age[:, -1:]
-    else:
-        at = lengths[:, None] + torch.arange(count, device=padded.device)
-        window = padded.gather(1, at[..., None].expand(-1, -1, padded.shape[-1]))
-        # An empty row ends before its first step, where no reset has come.
-        age_after = None if age is None else F.pad(age, (1, 0), value=count).gather(1, lengths[:, None])
-    return window if age_after is None else window * (age_after >= lags)[..., None]
+    def window_after(self, x: Tensor, window: Tensor, resets: Tensor | None, lengths: Tensor | None = None) -> Tensor:
+        """The last K - 1 inputs of each row, (B, K - 1, D)."""
+        K = self.kernel_size
+        age = None if resets is None else steps_since_reset(resets, K)
+        if lengths is None:
+            recent = x[:, max(x.shape[1] - (K - 1), 0) :].to(window.dtype)
+            after = torch.cat([window[:, recent.shape[1] :], recent], dim=1)
+            age_after = None if age is None else age[:, -1:]
+        else:
+            last = lengths[:, None] + torch.arange(K - 1, device=x.device)  # (B, K - 1), counted from the window on
+            after = torch.cat([window, x.to(window.dtype)], dim=1).gather(1, last[..., None].expand(-1, -1, x.shape[2]))
+            # An empty row ends before its first step, where no reset has come.
+            age_after = None if age is None else F.pad(age, (1, 0), value=K).gather(1, lengths[:, None])
+        if age_after is not None:
+            # Entry j lies K - 2 - j steps before the last one; the reset that hides it is as many steps back.
+            lags = torch.arange(K - 2, -1, -1, device=x.device)
+            after = after * (age_after >= lags)[..., None]
+        return after
 
 
 def steps_since_reset(resets: Tensor, limit: int) -> Tensor:
@@ -111,7 +117,7 @@ class RMSNorm(nn.Module):
         return (F.rms_norm(wide, wide.shape[-1:], eps=self.eps) * self.weight).to(x.dtype)
 
 
-def residual_norm(norm: str, dim: int) -> nn.Module:
+def residual_norm(norm: str, dim: int) -> nn.LayerNorm | RMSNorm:
     """The norm before a block's mixer and FFN and after a stack: ``layer`` (the paper's) or ``rms`` (xLSTM 7B's)."""
     check_choice("norm", norm, NORMS)
     return RMSNorm(dim) if norm == "rms" else nn.LayerNorm(dim, bias=False)

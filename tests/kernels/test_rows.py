@@ -80,6 +80,14 @@ def test_a_step_of_some_rows_leaves_the_others_as_they_are(stack: xLSTMBlockStac
     assert not torch.equal(pack_state(last)[0], pack_state(state)[0])
 
 
+def test_padding_is_left_out_in_float32_too() -> None:
+    stack, x = random_stack(slstm_at="1:1", embedding_dim=32).float(), torch.randn(4, S, 32)
+    _, state = stack(x, lengths=LENGTHS)
+    for row, length in ((0, 7), (2, 12), (3, 2)):
+        _, alone = stack(x[row : row + 1, :length])
+        torch.testing.assert_close(pack_state(select_state(state, [row])), pack_state(alone), rtol=0, atol=1e-5)
+
+
 def test_lengths_of_all_steps_change_nothing(stack: xLSTMBlockStack) -> None:
     x = double(2, 9, D)
     y, state = stack(x, lengths=torch.tensor([9, 9]))

@@ -19,7 +19,15 @@ from tests.kernels.stacks import (
     random_stack,
     small_config,
 )
-from xlstm_kernels import concat_states, detach_state, pack_state, select_state, unpack_state, xLSTMBlockStack
+from xlstm_kernels import (
+    StackStepper,
+    concat_states,
+    detach_state,
+    pack_state,
+    select_state,
+    unpack_state,
+    xLSTMBlockStack,
+)
 from xlstm_kernels.state import state_leaves
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -106,6 +114,21 @@ def test_gradients_cross_a_carried_state_until_it_is_detached(stack: xLSTMBlockS
     later = double(1, 6, D)
     assert torch.autograd.grad(stack(later, state)[0].square().sum(), x)[0].abs().sum() > 0
     assert torch.autograd.grad(stack(later, detach_state(state))[0].square().sum(), x, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("options", STACKS.values(), ids=STACKS)
+def test_whatever_runs_it_in_float32_a_stack_and_its_step_follow_float64(options: dict) -> None:
+    exact = random_stack(**options, embedding_dim=32)  # wide enough for all that the C core has
+    stack, x = copy.deepcopy(exact).float(), double(3, 9, 32)
+    step = StackStepper(stack)
+    state, outputs = step.initial_state(3), []
+    with torch.no_grad():
+        expected, y = exact(x)[0], stack(x.float())[0]
+        for t in range(9):
+            y_t, state = step(x[:, t].float(), state)
+            outputs.append(y_t)
+    for actual in (y, torch.stack(outputs, dim=1)):
+        assert (actual.double() - expected).norm() < 1e-5 * expected.norm()  # the head norms magnify small outputs
 
 
 def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:

@@ -2,7 +2,19 @@
 
 #include "vector.h"
 
+#include "matrix.h"
+
 #include "slstm.h"
+
+#include "mlstm.h"
+
+#include "mixer.h"
+
+#include "step.h"
+
+#include "slstm_cell.h"
+
+#include "slstm_mixer.h"
 
 #undef vec
 #undef ivec
@@ -19,7 +31,21 @@
 #undef sigmoid
 #undef hyperbolic_tangent
 #undef softplus
-#undef product
+#undef square_root
+#undef gelu
+#undef slstm_cell
+#undef slstm_record
+#undef slstm_gates
+#undef slstm_gradient
+#undef slstm_forward
+#undef slstm_backward
+#undef slstm_store
+#undef slstm_load
+#undef project
+#undef total
+#undef totals
+#undef transpose
+#undef multiply
 #undef GATE
 #undef SUFFIX
 #undef WIDTH

@@ -28,7 +28,7 @@ static void FN(forward_rows)(const slstm_sizes *size, int64_t head, int64_t firs
                     h[r * DH + d] = y[r * DH + d] = 0.0f;
                     lam[r * DH + d] = m[r * DH + d] = -INFINITY;
                 }
-        product(rows, h, panels + head * 4 * DH * DH, DH, 4 * DH, mixed);
+        project(rows, h, DH, panels + head * 4 * DH * DH, DH, 4 * DH, mixed, 4 * DH);
         for (int r = 0; r < count; r++) {
             const int64_t step = (first + r) * S + t;
             const float *given = gates + step * 4 * NH * DH + head * DH, *b = bias + head * DH, *mix = mixed + r * 4 * DH;
@@ -110,7 +110,7 @@ static void FN(backward_rows)(const slstm_sizes *size, int64_t head, int64_t fir
                 store(q + at, q_before);
             }
         }
-        product(rows, dmixed, panels + head * 4 * DH * DH, 4 * DH, DH, mixed);
+        project(rows, dmixed, 4 * DH, panels + head * 4 * DH * DH, 4 * DH, DH, mixed, DH);
         for (int r = 0; resets && r < count; r++)
             if (resets[(first + r) * S + t])
                 for (int part = 0; part < 3; part++) memset(mixed + (part * rows + r) * DH, 0, sizeof(float) * DH);

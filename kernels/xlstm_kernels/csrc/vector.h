@@ -1,4 +1,4 @@
-/* Vectors of WIDTH floats, the elementary functions of the gates, and a small matrix product.
+/* Vectors of WIDTH floats and the elementary functions of the gates.
  *
  * Included once for each instruction set, which sets WIDTH and FN(name), the name with the set's suffix. Only
  * GCC's vector extensions are used, so the same text is AVX-512, AVX2 or whatever the compiler has without them. */
@@ -25,6 +25,12 @@ INLINE vec FN(magnitude)(vec a) { return (vec)((ivec)a & 0x7fffffff); }
 #define at_least FN(at_least)
 #define at_most FN(at_most)
 #define magnitude FN(magnitude)
+
+INLINE vec FN(square_root)(vec a) {
+    UNROLL for (int i = 0; i < WIDTH; i++) a[i] = sqrtf(a[i]);
+    return a;
+}
+#define square_root FN(square_root)
 
 /* e^x for x <= 88, relative error 1e-7; 0 below the smallest normal number. */
 INLINE vec FN(exponential)(vec x) {
@@ -78,35 +84,15 @@ INLINE vec FN(softplus)(vec x, vec *rising, vec *falling) {
 #define hyperbolic_tangent FN(hyperbolic_tangent)
 #define softplus FN(softplus)
 
-/* out (rows, vecs * WIDTH) = a (rows, depth) times a panel (depth, panel_width), its first columns. */
-INLINE void FN(tile)(const int rows, const int vecs, const float *a, int64_t a_stride, const float *panel,
-                     int64_t panel_width, int64_t depth, float *out, int64_t out_stride) {
-    vec sum[MAX_ROWS][2];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = splat(0.0f);
-    for (int64_t k = 0; k < depth; k++, panel += panel_width) {
-        vec b[2];
-        UNROLL for (int v = 0; v < vecs; v++) b[v] = load(panel + v * WIDTH);
-        UNROLL for (int r = 0; r < rows; r++) {
-            const vec x = splat(a[r * a_stride + k]);
-            UNROLL for (int v = 0; v < vecs; v++) sum[r][v] += x * b[v];
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++)
-        store(out + r * out_stride + v * WIDTH, sum[r][v]);
+/* x Phi(x) with the error function of Abramowitz & Stegun 7.1.26, absolute error 1.5e-7. */
+INLINE vec FN(gelu)(vec x) {
+    const vec a = magnitude(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * a);
+    vec p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const vec tail = 0.5f * p * t * exponential(-a * a); /* 1 - Phi(|x|) */
+    return x * select((ivec)(x < 0.0f), tail, 1.0f - tail);
 }
-
-/* out (rows, columns) = a (rows, depth) b (depth, columns), with b cut into panels of 16 columns;
- * rows is 4 or 8. The tiles are those whose sums fit the registers of the instruction set. */
-INLINE void FN(product)(int rows, const float *a, const float *panels, int64_t depth, int64_t columns, float *out) {
-    for (int64_t j = 0; j < columns; j += PANEL, panels += depth * PANEL) {
-#if WIDTH == 16
-        if (rows == 8) FN(tile)(8, 1, a, depth, panels, PANEL, depth, out + j, columns);
-        else FN(tile)(4, 1, a, depth, panels, PANEL, depth, out + j, columns);
-#else
-        for (int r = 0; r < rows; r += 4)
-            for (int v = 0; v < PANEL; v += 2 * WIDTH)
-                FN(tile)(4, 2, a + r * depth, depth, panels + v, PANEL, depth, out + r * columns + j + v, columns);
-#endif
-    }
-}
-#define product FN(product)
+#define gelu FN(gelu)

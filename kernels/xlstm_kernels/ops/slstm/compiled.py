@@ -64,7 +64,7 @@ class _Recurrence(torch.autograd.Function):
         tape = gates.new_empty(B, S, NH, 5, DH) if record and any(ctx.needs_input_grad) else None
         state = torch.stack((h0, y0, lam0, m0))
         last = torch.empty_like(state)
-        panels = _panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
+        panels = to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
         flags = None if resets is None else resets.contiguous()
         _call("forward", gates, gates.contiguous(), bias.contiguous(), panels, flags, state, h, tape, last)
         if tape is not None:
@@ -81,7 +81,7 @@ class _Recurrence(torch.autograd.Function):
         dgates = h.new_empty(B, S, 4, NH, DH)
         dlast = torch.stack((torch.zeros_like(dy), dy, dlam))
         dstate = torch.empty_like(dlast)
-        panels = _panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
+        panels = to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
         _call("backward", h, panels, flags, tape, dh.contiguous(), dlast, dgates, dstate)
         h_before = torch.cat([h0[:, None], h[:, :-1]], dim=1)
         if flags is not None:
@@ -93,7 +93,7 @@ class _Recurrence(torch.autograd.Function):
         return dgates, dgates.sum((0, 1)), dweight, *dstate.unbind(0), None, None, None
 
 
-def _panels(matrices: Tensor) -> Tensor:
+def to_panels(matrices: Tensor) -> Tensor:
     """(NH, rows, columns) with the columns cut into panels that lie together: (NH, columns / PANEL, rows, PANEL)."""
     return matrices.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
 

@@ -1,0 +1,156 @@
+/* Sizes, weights and working arrays of the kernels: what does not depend on the instruction set; included once. */
+
+typedef struct {
+    int64_t B, S, NH, DH;
+} slstm_sizes;
+
+/* One head of an mLSTM; DVL is DV rounded up to whole vectors. */
+typedef struct {
+    int64_t DK, DV, DVL, normalize;
+} mlstm_head;
+
+typedef struct {
+    int64_t B, S, NH, chunk; /* chunk is a multiple of LANES, at most MAX_LANES */
+    mlstm_head head;
+} mlstm_sizes;
+
+/* How far each step reaches, relative to exp(m) of where it arrives; a scalar a step unless noted. */
+typedef struct {
+    float within[MAX_LANES * MAX_LANES]; /* [s][t]: from step s to step t, with the scale of q */
+    float m[MAX_LANES];                  /* the recurrent form's stabiliser */
+    float carried[MAX_LANES];            /* from the memory before the chunk, with the scale of q */
+    float written[MAX_LANES];            /* to the memory after the chunk */
+    float kept, m_after;                 /* from the memory before to the memory after; its stabiliser */
+} decays;
+
+/* The paper's mLSTM block at its inner width E; `block` channels are mixed by each of the query, key and value maps. */
+typedef struct {
+    int64_t B, S, NH, chunk;
+    mlstm_head head;
+    int64_t E, K, block;
+    float norm_eps;
+} mixer_sizes;
+
+/* conv_weight (K, E), conv_bias (E), maps [block, out, in], gate_weight (2 NH, 3 E), gate_bias (2 NH), norm_weight, skip (E) */
+typedef struct {
+    const float *conv_weight, *conv_bias, *q_weight, *k_weight, *v_weight, *gate_weight, *gate_bias, *norm_weight, *skip;
+} mixer_weights;
+
+/* Their gradients; gate_weight has rows of whole vectors. */
+typedef struct {
+    float *conv_weight, *conv_bias, *q_weight, *k_weight, *v_weight, *gate_bias, *norm_weight, *skip, *gate_weight;
+} mixer_gradients;
+
+/* One thread's arrays for one chunk of L steps. */
+typedef struct {
+    int32_t *age;                            /* (S): steps since the row's last reset, at most K */
+    float *mask;                             /* (K, L + LANES): whether the input `lag` steps before is of the same segment */
+    float *input;                            /* (E, HISTORY + L) */
+    float *silu_slope, *convolved, *qkv;    /* (E, L), (E, L), (3 E, L) */
+    float *gates, *f_slope, *gate, *h;       /* (2 NH, L), (NH, L), (E, L), (E, L) */
+    float *dh, *dqkv, *dgates, *dconvolved;  /* (E, L), (3 E, L), (2 NH, L), (E, L) */
+    float *dinput, *dgate, *steps, *rest;    /* (E, L), (E, L), (L, 3 E), what a chunk of one head needs */
+} mixer_arrays;
+
+/* Ask for an array's cache lines ahead of their use: a chunk's arithmetic hides the way from memory of the next. */
+INLINE void prefetch(const float *array, int64_t floats) {
+    for (int64_t e = 0; e < floats; e += LANES) __builtin_prefetch(array + e, 0, 2);
+}
+
+INLINE int64_t whole(int64_t lanes) { return (lanes + LANES - 1) / LANES * LANES; }
+
+/* A head's memory: c, n and m. */
+INLINE int64_t memory_floats(const mlstm_head *head) { return head->DK * (head->DVL + 1) + 1; }
+
+/* What chunk_forward and chunk_backward need besides their arguments. */
+INLINE int64_t chunk_floats(const mlstm_head *head, int64_t chunk) { return chunk * (2 * head->DK + head->DVL); }
+
+INLINE int64_t chunks_of(int64_t S, int64_t chunk) { return (S + chunk - 1) / chunk; }
+
+/* What the way back keeps of one row: h (chunks, E, L), then for each head the normaliser and m (chunks, 2, L). */
+INLINE int64_t mixer_tape(const mixer_sizes *size) {
+    return chunks_of(size->S, size->chunk) * size->chunk * (size->E + 2 * size->NH);
+}
+
+static int64_t mixer_weight_floats(const mixer_sizes *size) {
+    return size->E * (size->K + 3 + 3 * size->block) + 2 * size->NH * (1 + whole(3 * size->E));
+}
+
+INLINE mixer_gradients mixer_gradients_in(const mixer_sizes *size, float *block) {
+    const int64_t E = size->E, maps = E * size->block;
+    mixer_gradients d;
+    d.conv_weight = block, d.conv_bias = d.conv_weight + size->K * E;
+    d.q_weight = d.conv_bias + E, d.k_weight = d.q_weight + maps, d.v_weight = d.k_weight + maps;
+    d.gate_bias = d.v_weight + maps, d.norm_weight = d.gate_bias + 2 * size->NH;
+    d.skip = d.norm_weight + E, d.gate_weight = d.skip + E;
+    return d;
+}
+
+/* Lay out a thread's arrays from `work` on; return how many floats that takes, which is all that happens at NULL. */
+static int64_t mixer_share(const mixer_sizes *size, float *work, mixer_arrays *a) {
+    const int64_t E = size->E, NH = size->NH, L = size->chunk;
+    int64_t used = 0;
+#define TAKE(array, floats) a->array = work ? (void *)(work + used) : NULL, used += (floats)
+    TAKE(age, size->S);
+    TAKE(mask, size->K * (L + LANES));
+    TAKE(input, E * (HISTORY + L));
+    TAKE(silu_slope, E * L), TAKE(convolved, E * L), TAKE(qkv, 3 * E * L);
+    TAKE(gates, 2 * NH * L), TAKE(f_slope, NH * L), TAKE(gate, E * L), TAKE(h, E * L);
+    TAKE(dh, E * L), TAKE(dqkv, 3 * E * L), TAKE(dgates, 2 * NH * L), TAKE(dconvolved, E * L);
+    TAKE(dinput, E * L), TAKE(dgate, E * L), TAKE(steps, L * whole(3 * E)), TAKE(rest, chunk_floats(&size->head, L));
+#undef TAKE
+    return used;
+}
+
+/* One block of a stack as its step reads it: the paper's mLSTM (inner width E) or sLSTM block (E = D, `hidden` wide FFN).
+ * Matrices lie in panels, those of block-diagonal maps as described in step.h; a skip that is off is zero. */
+typedef struct {
+    int64_t is_slstm, E, NH, DH, K, block, hidden;
+    float norm_eps, head_norm_eps;
+    const float *norm, *up, *conv_weight, *conv_bias, *maps, *recurrent, *gate_weight, *gate_bias, *head_norm, *skip, *down;
+    const float *ffn_norm, *ffn_up, *ffn_down;
+} step_block;
+
+typedef struct {
+    int64_t D, num_blocks, state_floats, widest; /* widest: of all matrices' columns */
+    float norm_eps;
+    const float *norm;
+    const step_block *blocks;
+} step_stack;
+
+INLINE int64_t step_state_floats(const step_block *w) {
+    return (w->K - 1) * w->E + (w->is_slstm ? 4 * w->E : w->NH * (w->DH * (w->DH + 1) + 1));
+}
+
+/* The paper's sLSTM block at the width D = NH DH, DH a multiple of PANEL. */
+typedef struct {
+    int64_t B, S, NH, DH, K;
+    float norm_eps;
+} slstm_mixer_sizes;
+
+/* conv_weight (K, D), conv_bias (D), bias (4, NH, DH), norm_weight (D); the panels are described in slstm_mixer.h. */
+typedef struct {
+    const float *conv_weight, *conv_bias, *if_panels, *zo_panels, *back_panels, *bias, *norm_weight;
+} slstm_mixer_weights;
+
+/* Gradients; matrices (NH, 4 DH, 3 DH): [head, gate and unit, operand], of i, f for the first two operands, z, o the last. */
+typedef struct {
+    float *conv_weight, *conv_bias, *bias, *norm_weight, *matrices;
+} slstm_mixer_gradients;
+
+INLINE slstm_mixer_gradients slstm_mixer_gradients_in(const slstm_mixer_sizes *size, float *block) {
+    const int64_t D = size->NH * size->DH;
+    slstm_mixer_gradients d;
+    d.conv_weight = block, d.conv_bias = d.conv_weight + size->K * D, d.bias = d.conv_bias + D;
+    d.norm_weight = d.bias + 4 * D, d.matrices = d.norm_weight + D;
+    return d;
+}
+
+INLINE int64_t slstm_mixer_weight_floats(const slstm_mixer_sizes *size) {
+    return size->NH * size->DH * (size->K + 6 + 12 * size->DH);
+}
+
+/* Working memory for MAX_ROWS rows of a head, enough for either direction. */
+INLINE int64_t slstm_mixer_work_floats(const slstm_mixer_sizes *size) {
+    return MAX_ROWS * (size->S + size->DH * (7 * SLSTM_STEPS + 8 + size->K));
+}

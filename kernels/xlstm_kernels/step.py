@@ -1,0 +1,256 @@
+"""Stepping a stack without gradients at the least cost: a snapshot of its weights, the state in one flat array.
+
+Shapes: B batch, D embedding dim, E inner dim, N numbers of state a row.
+"""
+
+import copy
+import ctypes
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from . import core
+from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
+from .stack import xLSTMBlockStack
+from .state import pack_state, unpack_state
+
+LANES = 16  # as in csrc/core.c: the width of a panel, and what widths must be multiples of
+
+
+class StackStepper:
+    """A snapshot of a stack that steps without gradients; where the C core runs, one call for all blocks.
+
+    The weights are copied: build a new stepper after the stack has learnt. The state is that of the stack, packed:
+    ``unpack_state`` and ``pack_state`` lead from one to the other.
+
+    Args:
+        stack: an ``xLSTMBlockStack``, on any device and of any kind. Those of the paper's blocks in float32 on a CPU,
+            whose widths are multiples of 16, run compiled.
+
+    >>> step = StackStepper(stack)
+    >>> state = step.initial_state(8)        # (8, N)
+    >>> y, state = step(x, state)            # x, y (8, D)
+    """
+
+    def __init__(self, stack: xLSTMBlockStack) -> None:
+        self._empty = pack_state(stack.initial_state(1)).detach()
+        self._width = stack.config.embedding_dim
+        self._step: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+        self._step = _CompiledStep(stack) if _compiles(stack) else _NativeStep(stack)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state before any input, packed: (B, N)."""
+        return self._empty.expand(batch_size, -1).clone()
+
+    def __call__(self, x: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read one step of each row.
+
+        Args:
+            x: inputs (B, D).
+            state: what ``initial_state`` or the last call gave, (B, N); it is not changed.
+            resets: bool (B,); where true, the row forgets everything before it reads this step.
+
+        Returns:
+            Outputs (B, D), and the state after them (B, N).
+
+        Raises:
+            ValueError: a shape does not fit.
+            TypeError: ``resets`` is not boolean.
+        """
+        batch_size = len(x)
+        if x.shape != (batch_size, self._width):
+            raise ValueError(f"x must be (B, embedding_dim = {self._width}), got {tuple(x.shape)}")
+        if state.shape != (batch_size, self._empty.shape[1]):
+            raise ValueError(f"state must be {(batch_size, self._empty.shape[1])}, got {tuple(state.shape)}")
+        if resets is not None:
+            if resets.shape != (batch_size,):
+                raise ValueError(f"resets must be (B,) = {(batch_size,)}, got {tuple(resets.shape)}")
+            if resets.dtype != torch.bool:
+                raise TypeError(f"resets must be bool, got {resets.dtype}; convert with resets.bool()")
+        return self._step(x, state, resets)
+
+
+class _NativeStep:
+    """The stack's own step, between unpacking and packing."""
+
+    def __init__(self, stack: xLSTMBlockStack) -> None:
+        self.stack = copy.deepcopy(stack).eval()
+        self.form = stack.initial_state(1)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        given = unpack_state(state, like=self.form)
+        y, after = self.stack(x[:, None], given, None if resets is None else resets[:, None])
+        return y[:, 0], pack_state(after)
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("is_slstm", "E", "NH", "DH", "K", "block", "hidden")),
+        *((name, ctypes.c_float) for name in ("norm_eps", "head_norm_eps")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("norm", "up", "conv_weight", "conv_bias", "maps", "recurrent", "gate_weight", "gate_bias"),
+                *("head_norm", "skip", "down", "ffn_norm", "ffn_up", "ffn_down"),
+            )
+        ),
+    ]
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("D", "num_blocks", "state_floats", "widest")),
+        ("norm_eps", ctypes.c_float),
+        ("norm", ctypes.c_void_p),
+        ("blocks", ctypes.POINTER(_Block)),
+    ]
+
+
+class _CompiledStep:
+    """Packed copies of all weights, and one call into the C core for a step of all blocks."""
+
+    def __init__(self, stack: xLSTMBlockStack) -> None:
+        library = core.load()
+        assert library is not None
+        self.kept: list[Tensor] = []  # what the pointers below point to
+        blocks = [self._block(cast(xLSTMBlock, block)) for block in stack.blocks]
+        self.blocks = (_Block * len(blocks))(*blocks)
+        widest = max(max(3 * block.E, 4 * stack.config.embedding_dim, 2 * block.hidden) for block in blocks) + LANES
+        self.sizes = _Stack(
+            stack.config.embedding_dim,
+            len(blocks),
+            pack_state(stack.initial_state(1)).shape[1],
+            widest,
+            stack.norm.eps,
+            self._keep(stack.norm.weight),
+            self.blocks,
+        )
+        self.run = library.xlstm_step
+        self.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int]
+        self.address = ctypes.addressof(self.sizes)
+
+    def __call__(self, x: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, state = _plain(x), _plain(state)
+        y, after = torch.empty_like(x), torch.empty_like(state)
+        flags = None if resets is None else resets.contiguous().data_ptr()
+        failed = self.run(
+            self.address,
+            len(x),
+            x.data_ptr(),
+            state.data_ptr(),
+            flags,
+            y.data_ptr(),
+            after.data_ptr(),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("the compiled step could not allocate its working memory")
+        return y, after
+
+    def _keep(self, weight: Tensor) -> int:
+        weight = weight.detach().float().contiguous().clone()
+        self.kept.append(weight)
+        return weight.data_ptr()
+
+    def _block(self, block: xLSTMBlock) -> _Block:
+        keep = self._keep
+        assert block.conv is not None
+        shared = {
+            "norm": keep(block.norm.weight),
+            "norm_eps": block.norm.eps,
+            "conv_weight": keep(block.conv.weight),
+            "conv_bias": keep(block.conv.bias),
+            "head_norm": keep(block.cell.norm.weight),
+            "head_norm_eps": block.cell.norm.eps,
+            "NH": block.cell.num_heads,
+            "DH": block.cell.head_dim,
+            "K": block.conv.kernel_size,
+        }
+        if isinstance(block, mLSTMBlock):
+            assert block.skip is not None
+            heads = 2 * block.cell.num_heads
+            gate_bias = torch.zeros(-(-heads // LANES) * LANES)
+            gate_bias[:heads] = block.cell.gates.bias.detach()
+            return _Block(
+                **shared,
+                E=block.skip.numel(),
+                block=block.q.weight.shape[-1],
+                up=keep(panels(block.up.weight.T)),
+                maps=keep(torch.stack([map_panels(m.weight) for m in (block.q, block.k, block.v)])),
+                gate_weight=keep(panels(block.cell.gates.weight.T)),
+                gate_bias=keep(gate_bias),
+                skip=keep(block.skip),
+                down=keep(panels(block.down.weight.T)),
+            )
+        assert isinstance(block, sLSTMBlock)
+        assert block.ffn is not None
+        gate, up = block.ffn.up.weight.T.chunk(2, dim=1)  # (D, hidden)
+        return _Block(
+            **shared,
+            is_slstm=1,
+            E=block.conv.weight.shape[1],
+            block=block.cell.head_dim,
+            hidden=-(-gate.shape[1] // LANES) * LANES,
+            maps=keep(torch.stack([map_panels(w) for w in block.cell.input_weight])),
+            recurrent=keep(torch.stack([map_panels(w) for w in block.cell.recurrent_weight])),
+            gate_bias=keep(block.cell.bias),
+            ffn_norm=keep(block.ffn_norm.weight),
+            ffn_up=keep(torch.cat([panels(gate), panels(up)])),
+            ffn_down=keep(panels(_fill(block.ffn.down.weight.T, 0))),
+        )
+
+
+def panels(matrix: Tensor) -> Tensor:
+    """(depth, columns) cut into panels of LANES columns, the last filled up with zeros: (panels, depth, LANES)."""
+    return _fill(matrix, 1).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
+
+
+def map_panels(weight: Tensor) -> Tensor:
+    """A block-diagonal map (blocks, out, in) in panels of LANES outputs, each with the inputs that these depend on."""
+    count, size, _ = weight.shape
+    together = max(LANES // size, 1)
+    grouped = weight.reshape(count // together, together, size, size)
+    dense = weight.new_zeros(count // together, together, size, together, size)  # (groups, block, in, block, out)
+    for at in range(together):
+        dense[:, at, :, at] = grouped[:, at].mT
+    wide = together * size
+    return dense.reshape(-1, wide, wide // LANES, LANES).transpose(1, 2).contiguous()
+
+
+def _fill(matrix: Tensor, dim: int) -> Tensor:
+    """Zeros up to a multiple of LANES along ``dim``."""
+    missing = -matrix.shape[dim] % LANES
+    shape = list(matrix.shape)
+    shape[dim] = missing
+    return torch.cat([matrix, matrix.new_zeros(shape)], dim) if missing else matrix
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float32 and x.is_contiguous() else x.float().contiguous()
+
+
+def _compiles(stack: xLSTMBlockStack) -> bool:
+    """Whether the C core has this stack's step."""
+    blocks = cast("list[xLSTMBlock]", stack.blocks)
+    papers = isinstance(stack.norm, nn.LayerNorm) and all(_is_papers(block) for block in blocks)
+    return papers and core.runs(*stack.parameters()) and all(_has_fitting_widths(block) for block in blocks)
+
+
+def _is_papers(block: xLSTMBlock) -> bool:
+    gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
+    return block.is_papers and isinstance(block.norm, nn.LayerNorm) and gated_gelu
+
+
+def _has_fitting_widths(block: xLSTMBlock) -> bool:
+    if isinstance(block, mLSTMBlock):
+        size, width = block.q.weight.shape[-1], block.up.weight.shape[1]
+        head_fits = block.cell.head_dim % LANES == 0
+    elif isinstance(block, sLSTMBlock):
+        size, width = block.cell.head_dim, block.cell.dim
+        head_fits = True
+    else:
+        return False
+    return head_fits and width % LANES == 0 and (LANES % size == 0 or size % LANES == 0)

@@ -1,0 +1,134 @@
+"""The blocks' single calls into the C core: held against the blocks' own text in float64, and as operators."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, needs_core
+from xlstm_kernels import core, map_state, mLSTMBlock, sLSTMBlock
+from xlstm_kernels.blocks import xLSTMBlock
+from xlstm_kernels.state import state_leaves
+
+pytestmark = needs_core
+B = 3
+BLOCKS: dict[str, Callable[[], xLSTMBlock]] = {
+    "mlstm": partial(mLSTMBlock, 16, 2),
+    "mlstm, odd head": partial(mLSTMBlock, 15, 3, qkv_block_size=3),
+    "mlstm, wide head": partial(mLSTMBlock, 36, 1, qkv_block_size=2),
+    "mlstm, long convolution": partial(mLSTMBlock, 8, 1, conv_kernel_size=7),
+    "mlstm, no look-back": partial(mLSTMBlock, 8, 2, conv_kernel_size=1),
+    "slstm": partial(sLSTMBlock, 32, 2),
+    "slstm, wide head": partial(sLSTMBlock, 48, 1, conv_kernel_size=6),
+    "slstm, no look-back": partial(sLSTMBlock, 16, 1, conv_kernel_size=1),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("S", [1, 2, 16, 33, 100])
+@pytest.mark.parametrize("with_resets", [False, True])
+def test_the_call_is_the_blocks_own_text(name: str, S: int, with_resets: bool) -> None:
+    block = random_block(name)
+    x, resets = torch.randn(B, S, block.norm.weight.numel()), torch.rand(B, S) < 0.15 if with_resets else None
+    state = random_state(block)
+    assert called(lambda: block(x, state, resets))
+    expected = differentiate(block.double(), x, state, resets)  # the core takes no float64
+    actual = differentiate(block.float(), x, state, resets)
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "slstm"])
+@pytest.mark.parametrize("threads", [2, 5, 9])
+def test_the_rows_may_be_shared_among_threads(name: str, threads: int) -> None:
+    block = random_block(name)
+    x, state, resets = torch.randn(7, 20, block.norm.weight.numel()), random_state(block, 7), torch.rand(7, 20) < 0.1
+    expected, before = differentiate(block, x, state, resets), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        actual = differentiate(block, x, state, resets)
+        again = differentiate(block, x, state, resets)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(actual, expected)
+    assert all(torch.equal(a, b) for a, b in zip(actual["gradients"], again["gradients"], strict=True))
+
+
+@pytest.mark.parametrize("name", ["mlstm", "slstm"])
+@pytest.mark.parametrize("instruction_set", [0, 1, 2])
+def test_every_instruction_set_gives_the_same(name: str, instruction_set: int) -> None:
+    block, library = random_block(name), core.load()
+    x, resets = torch.randn(B, 40, block.norm.weight.numel()), torch.rand(B, 40) < 0.1
+    state = random_state(block)
+    expected = differentiate(block.double(), x, state, resets)
+    assert library is not None
+    library.xlstm_instruction_set(instruction_set)
+    try:
+        actual = differentiate(block.float(), x, state, resets)
+    finally:
+        library.xlstm_instruction_set(-1)
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "slstm"])
+def test_a_bfloat16_input_gives_a_bfloat16_output_and_a_float32_state(name: str) -> None:
+    block = random_block(name)
+    x = torch.randn(B, 20, block.norm.weight.numel())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = block(x)
+    expected, _ = block(x)
+    assert all(leaf.dtype == torch.float32 for leaf in state_leaves(state))
+    torch.testing.assert_close(y.float(), expected, rtol=0, atol=0.05 * expected.abs().max().item())
+
+
+def random_block(name: str) -> xLSTMBlock:
+    """A block whose parameters are all away from their initial zeros and ones."""
+    torch.manual_seed(0)
+    block = BLOCKS[name]()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return block
+
+
+def random_state(block: xLSTMBlock, rows: int = B) -> tuple:
+    state = map_state(lambda leaf: torch.randn(leaf.shape), block.initial_state(rows))
+    if isinstance(block, sLSTMBlock):
+        state = state._replace(cell=state.cell._replace(n=state.cell.n.abs() + 0.5))
+    return state
+
+
+def differentiate(block: nn.Module, x: Tensor, state: tuple, resets: Tensor | None) -> dict[str, list[Tensor]]:
+    """Outputs and state, and the gradients of a random linear function of both, in the block's precision."""
+    dtype = next(block.parameters()).dtype
+    x = x.detach().to(dtype).requires_grad_()
+    state = map_state(lambda leaf: leaf.detach().to(dtype).requires_grad_(), state)
+    y, after = block(x, state, resets)
+    values = [y, *state_leaves(after)]
+    probe = torch.Generator().manual_seed(1)
+    loss = sum((v * torch.randn(v.shape, generator=probe).to(dtype)).sum() for v in values[:-1])  # m has no gradient
+    leaves = [x, *state_leaves(state)[:-1], *block.parameters()]
+    gradients = torch.autograd.grad(loss, leaves)
+    return {"values": [v.detach() for v in values], "gradients": list(gradients)}
+
+
+def assert_close(actual: dict[str, list[Tensor]], expected: dict[str, list[Tensor]]) -> None:
+    for kind, tolerance in (("values", FORWARD_TOLERANCE), ("gradients", GRADIENT_TOLERANCE)):
+        for at, (a, e) in enumerate(zip(actual[kind], expected[kind], strict=True)):
+            error = torch.zeros(1) if e.numel() == 0 else (a.double() - e).abs().max() / e.abs().max().clamp(min=1.0)
+            assert error.item() < tolerance[torch.float32], f"{kind}[{at}] off by {error.item():.1e}"
+
+
+def called(run: Callable[[], object]) -> bool:
+    """Whether the core was called."""
+    calls, real = [], core.call
+
+    def spy(name: str, *arguments: object) -> None:
+        calls.append(name)
+        real(name, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "call", spy)
+        run()
+    return bool(calls)
