@@ -1,11 +1,14 @@
 """xLSTM in PyTorch: exact recurrences with carried state and resets, residual blocks and stacks."""
 
-from .blocks import mLSTMBlock, sLSTMBlock
+from .bidirectional import xLSTMBidirectional
+from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
+from .config import xLSTMConfig
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
-from .stack import xLSTMBlockStack, xLSTMConfig
+from .parameters import parameter_groups
+from .stack import xLSTMBlockStack
 from .state import (
     BlockState,
     StackState,
@@ -25,6 +28,7 @@ from .state import (
 from .step import StackStepper
 
 __all__ = [
+    "TIREX",
     "BlockState",
     "StackState",
     "StackStepper",
@@ -40,6 +44,7 @@ __all__ = [
     "mlstm",
     "move_state",
     "pack_state",
+    "parameter_groups",
     "sLSTMBlock",
     "sLSTMCell",
     "sLSTMState",
@@ -47,6 +52,8 @@ __all__ = [
     "slstm",
     "unpack_state",
     "where_state",
+    "xLSTM7BBlock",
+    "xLSTMBidirectional",
     "xLSTMBlockStack",
     "xLSTMConfig",
 ]

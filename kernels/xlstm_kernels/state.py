@@ -34,6 +34,13 @@ class sLSTMState(NamedTuple):
     m: Tensor
 
 
+class LSTMState(NamedTuple):
+    """Hidden state ``h`` and memory ``c`` of the plain LSTM, each (B, NH, DH)."""
+
+    h: Tensor
+    c: Tensor
+
+
 class BlockState(NamedTuple):
     """What a residual block carries: the convolution's last inputs ``conv`` (B, K - 1, D) and its cell's state."""
 
@@ -74,6 +81,19 @@ def initial_slstm_state(
     shape = (batch_size, num_heads, head_dim)
     h, c, n = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(3))
     return sLSTMState(h, c, n, m=torch.full(shape, -torch.inf, device=device, dtype=dtype))
+
+
+def initial_lstm_state(
+    batch_size: int,
+    num_heads: int,
+    head_dim: int,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> LSTMState:
+    """The state before any input: ``h = c = 0``."""
+    shape = (batch_size, num_heads, head_dim)
+    return LSTMState(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
 
 
 def map_state(function: Callable[..., Tensor], state: T, *others: T) -> T:
@@ -136,7 +156,7 @@ def unpack_state(packed: Tensor, *, like: T) -> T:
     Raises:
         ValueError: ``packed`` is not (B, N) with the N of ``like``.
     """
-    sizes = [leaf[0].numel() for leaf in state_leaves(like)]
+    sizes = [leaf.shape[1:].numel() for leaf in state_leaves(like)]
     if packed.ndim != 2 or packed.shape[1] != sum(sizes):
         raise ValueError(f"a packed state of this form is (B, {sum(sizes)}), got {tuple(packed.shape)}")
     parts = iter(packed.split(sizes, dim=1))

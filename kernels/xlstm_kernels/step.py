@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import core
 from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
@@ -157,6 +157,7 @@ class _CompiledStep:
 
     def _block(self, block: xLSTMBlock) -> _Block:
         keep = self._keep
+        assert block.conv is not None
         shared = {
             "norm": keep(block.norm.weight),
             "norm_eps": block.norm.eps,
@@ -169,6 +170,7 @@ class _CompiledStep:
             "K": block.conv.kernel_size,
         }
         if isinstance(block, mLSTMBlock):
+            assert block.skip is not None
             heads = 2 * block.cell.num_heads
             gate_bias = torch.zeros(-(-heads // LANES) * LANES)
             gate_bias[:heads] = block.cell.gates.bias.detach()
@@ -184,6 +186,7 @@ class _CompiledStep:
                 down=keep(panels(block.down.weight.T)),
             )
         assert isinstance(block, sLSTMBlock)
+        assert block.ffn is not None
         gate, up = block.ffn.up.weight.T.chunk(2, dim=1)  # (D, hidden)
         return _Block(
             **shared,
@@ -231,15 +234,22 @@ def _plain(x: Tensor) -> Tensor:
 
 def _compiles(stack: xLSTMBlockStack) -> bool:
     """Whether the C core has this stack's step."""
-    return core.runs(*stack.parameters()) and all(_has_fitting_widths(block) for block in stack.blocks)
+    blocks = cast("list[xLSTMBlock]", stack.blocks)
+    papers = isinstance(stack.norm, nn.LayerNorm) and all(_is_papers(block) for block in blocks)
+    return papers and core.runs(*stack.parameters()) and all(_has_fitting_widths(block) for block in blocks)
 
 
-def _has_fitting_widths(block: object) -> bool:
+def _is_papers(block: xLSTMBlock) -> bool:
+    gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
+    return block.is_papers and isinstance(block.norm, nn.LayerNorm) and gated_gelu
+
+
+def _has_fitting_widths(block: xLSTMBlock) -> bool:
     if isinstance(block, mLSTMBlock):
         size, width = block.q.weight.shape[-1], block.up.weight.shape[1]
         head_fits = block.cell.head_dim % LANES == 0
     elif isinstance(block, sLSTMBlock):
-        size, width = block.cell.head_dim, block.conv.weight.shape[1]
+        size, width = block.cell.head_dim, block.cell.dim
         head_fits = True
     else:
         return False

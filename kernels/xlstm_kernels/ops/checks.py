@@ -1,10 +1,12 @@
-"""What both recurrences check of their arguments before they run."""
+"""What the recurrences check of their arguments before they run."""
 
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from ..state import LSTMState, mLSTMState, sLSTMState
 
 T = TypeVar("T")
 
@@ -13,6 +15,18 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], layout: st
     """Raise ValueError unless ``tensor`` has the expected shape, which ``layout`` spells in letters."""
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must be {layout} = {expected}, got {tuple(tensor.shape)}")
+
+
+def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``options``."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {options}, got {value!r}")
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Raise ValueError unless ``value`` is above zero, or None, which turns off what it sets."""
+    if value is not None and not value > 0:
+        raise ValueError(f"{name} must be > 0, or None for none, got {value}")
 
 
 def check_resets(resets: Tensor | None, batch_size: int, sequence_length: int) -> None:
@@ -24,6 +38,41 @@ def check_resets(resets: Tensor | None, batch_size: int, sequence_length: int) -
         raise TypeError(f"resets must be bool, got {resets.dtype}; convert with resets.bool()")
 
 
+def check_dtypes(operands: Mapping[str, Tensor]) -> torch.dtype:
+    """Raise TypeError unless all are floating point, and all or none float64; return the dtype of gates and states.
+
+    Gates, sums and states are float32 whatever the operands are; float64 stays for exact checks.
+    """
+    num_double = 0
+    for name, tensor in operands.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert with {name}.float()")
+        num_double += tensor.dtype == torch.float64
+    if 0 < num_double < len(operands):
+        names = ", ".join(f"{name} {tensor.dtype}" for name, tensor in operands.items())
+        raise TypeError(f"operands are all float64 or none is, got {names}; convert them with .to() to one type")
+    return torch.float64 if num_double else torch.float32
+
+
+def check_state(state: mLSTMState | sLSTMState | LSTMState, dtype: torch.dtype) -> None:
+    """Raise TypeError unless a given state has the dtype that the operands ask for."""
+    for name, tensor in zip(state._fields, state, strict=True):
+        if tensor.dtype != dtype:
+            raise TypeError(f"state.{name} must be {dtype} for these operands, got {tensor.dtype}; convert with .to()")
+
+
+def check_devices(tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise ValueError unless all tensors are where the first one is."""
+    first, reference = next(iter(tensors.items()))
+    assert reference is not None
+    device = reference.device
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(
+                f"{name} is on {tensor.device} but {first} on {device}; move it with {name}.to({str(device)!r})"
+            )
+
+
 def resolve_backend(backend: str, usable: Mapping[str, T]) -> T:
     """The implementation to run, of those usable for the tensors at hand: the last for ``auto``, else by name."""
     if backend == "auto":
@@ -31,8 +80,3 @@ def resolve_backend(backend: str, usable: Mapping[str, T]) -> T:
     if backend not in usable:
         raise ValueError(f"backend must be one of {('auto', *usable)} for these tensors, got {backend!r}")
     return usable[backend]
-
-
-def gate_dtype(*tensors: Tensor) -> torch.dtype:
-    """Gates, sums and states are float32 whatever the operands are; float64 stays for exact checks."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32

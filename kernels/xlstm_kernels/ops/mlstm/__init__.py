@@ -3,10 +3,22 @@
 Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim.
 """
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...state import initial_mlstm_state, mLSTMState
-from ..checks import check_resets, check_shape, gate_dtype, resolve_backend
+from ..checks import (
+    check_devices,
+    check_dtypes,
+    check_option,
+    check_positive,
+    check_resets,
+    check_shape,
+    check_state,
+    resolve_backend,
+)
+from ..padding import check_lengths, from_own_steps, to_own_steps, valid_steps
 from .native import mlstm_native
 
 BACKENDS = {"native": mlstm_native}
@@ -21,6 +33,11 @@ def mlstm(
     state: mLSTMState | None = None,
     *,
     resets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    padding: str = "right",
+    input_gate: str = "exponential",
+    normalize: bool = True,
+    soft_cap: float | None = None,
     chunk_size: int | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, mLSTMState]:
@@ -29,12 +46,23 @@ def mlstm(
     Cost is linear in S. Gradients are exact for every input and for the ``c`` and ``n`` of ``state``, the
     denominator's share included; ``m`` is a scale and gets none.
 
+    Relatives are special cases. Retention with decay ``gamma`` (RetNet): ``i = 0``, ``f = logit(gamma)`` and
+    ``normalize=False``. Linear attention with a scalar gate: any ``f``, ``i = 0`` or ``input_gate="sigmoid"``, and
+    ``normalize=False``. Ungated linear attention: ``f`` large as well.
+
     Args:
         q, k: queries and keys, (B, S, NH, DK); queries are scaled by DK^-1/2 here.
         v: values, (B, S, NH, DV).
-        i, f: pre-activations of the exponential input gate and the sigmoid forget gate, (B, S, NH).
+        i, f: pre-activations of the input gate and of the sigmoid forget gate, (B, S, NH).
         state: where to continue; None is the empty memory.
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
+        lengths: integers (B,), the steps of each row that are its own, 0 to S; the others leave its state as it is,
+            give ``h = 0``, get no gradient and may hold anything, NaN included. None: all steps.
+        padding: the side on which the other steps lie, ``right`` or ``left``.
+        input_gate: ``exponential`` or ``sigmoid``.
+        normalize: whether ``h`` is divided by ``max(|n q|, 1)``; without, it is the memory's plain answer, which an
+            exponential gate can take beyond float32.
+        soft_cap: ``c`` bounds both gates' pre-activations smoothly, as ``c tanh(x / c)``; None leaves them.
         chunk_size: steps that are worked in parallel; changes speed and memory, not the result.
         backend: ``auto`` or an implementation by name (``native``).
 
@@ -42,16 +70,39 @@ def mlstm(
         ``h`` (B, S, NH, DV) in the dtype of ``v``, and an ``mLSTMState`` in float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: a shape does not fit, the sequence is empty, or the backend is unknown.
-        TypeError: ``resets`` is not boolean.
+        ValueError: shapes or devices do not fit, the sequence is empty, a length is not in 0 ... S, or an option or
+            the backend is unknown or out of range.
+        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes do not fit.
 
-    Source: Beck et al. 2024 (arXiv 2405.04517), equations 19 to 27.
+    Source: Beck et al. 2024 (arXiv 2405.04517), equations 19 to 27; the sigmoid input gate and the soft cap:
+    Beck et al. 2025 (arXiv 2503.14376 and 2503.13427).
 
     >>> h, state = mlstm(q, k, v, i, f)
     >>> h_next, state = mlstm(q_next, k_next, v_next, i_next, f_next, state)
     """
     state = check_mlstm_arguments(q, k, v, i, f, state, resets, chunk_size)
-    return resolve_backend(backend, BACKENDS)(q, k, v, i, f, state, resets, chunk_size)
+    check_lengths(lengths, padding, *q.shape[:2])
+    check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": state.c, "resets": resets, "lengths": lengths})
+    check_option("input_gate", input_gate, ("exponential", "sigmoid"))
+    check_positive("soft_cap", soft_cap)
+    run = resolve_backend(backend, BACKENDS)
+    (q, k, v, i, f), resets = to_own_steps((q, k, v, i, f), resets, lengths, padding)
+    i, logf = log_gates(i, f, input_gate, soft_cap, state.m.dtype)
+    if lengths is not None:  # steps that write nothing and forget nothing
+        outside = ~valid_steps(lengths, q.shape[1])[..., None]  # (B, S, 1)
+        i, logf = i.masked_fill(outside, -torch.inf), logf.masked_fill(outside, 0.0)
+    h, state = run(q, k, v, i, logf, state, resets, chunk_size, normalize)
+    return from_own_steps(h, lengths, padding), state
+
+
+def log_gates(
+    i: Tensor, f: Tensor, input_gate: str, soft_cap: float | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Pre-activations to the logarithms of input and forget gate, in ``dtype``."""
+    i, f = i.to(dtype), f.to(dtype)
+    if soft_cap is not None:
+        i, f = soft_cap * torch.tanh(i / soft_cap), soft_cap * torch.tanh(f / soft_cap)
+    return F.logsigmoid(i) if input_gate == "sigmoid" else i, F.logsigmoid(f)
 
 
 def check_mlstm_arguments(
@@ -80,9 +131,11 @@ def check_mlstm_arguments(
     check_shape("i", i, (B, S, NH), "(B, S, NH)")
     check_shape("f", f, (B, S, NH), "(B, S, NH)")
     check_resets(resets, B, S)
+    dtype = check_dtypes({"q": q, "k": k, "v": v, "i": i, "f": f})
     if state is None:
-        return initial_mlstm_state(B, NH, DK, DV, device=q.device, dtype=gate_dtype(q, k, v, i, f))
+        return initial_mlstm_state(B, NH, DK, DV, device=q.device, dtype=dtype)
     check_shape("state.c", state.c, (B, NH, DK, DV), "(B, NH, DK, DV)")
     check_shape("state.n", state.n, (B, NH, DK), "(B, NH, DK)")
     check_shape("state.m", state.m, (B, NH), "(B, NH)")
+    check_state(state, dtype)
     return state

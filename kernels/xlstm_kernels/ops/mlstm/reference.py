@@ -12,9 +12,22 @@ from .constants import EPSILON
 
 
 def mlstm_reference(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: mLSTMState, resets: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    state: mLSTMState,
+    resets: Tensor | None = None,
+    *,
+    input_gate: str = "exponential",
+    normalize: bool = True,
+    soft_cap: float | None = None,
 ) -> tuple[Tensor, mLSTMState]:
     """Beck et al. 2024, equations 19 to 27, with the stabiliser of appendix A."""
+    if soft_cap is not None:
+        i, f = (soft_cap * torch.tanh(x / soft_cap) for x in (i, f))
+    log_i, log_f = F.logsigmoid(i) if input_gate == "sigmoid" else i, F.logsigmoid(f)
     c, n, m = state
     outputs = []
     for t in range(q.shape[1]):
@@ -23,23 +36,33 @@ def mlstm_reference(
             c = c.masked_fill(reset[..., None, None], 0.0)
             n = n.masked_fill(reset[..., None], 0.0)
             m = m.masked_fill(reset, -torch.inf)
-        h, c, n, m = mlstm_step(q[:, t], k[:, t], v[:, t], i[:, t], f[:, t], c, n, m)
+        h, c, n, m = mlstm_step(q[:, t], k[:, t], v[:, t], log_i[:, t], log_f[:, t], c, n, m, normalize=normalize)
         outputs.append(h)
     return torch.stack(outputs, dim=1), mLSTMState(c, n, m)
 
 
 def mlstm_step(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, c: Tensor, n: Tensor, m: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_i: Tensor,
+    log_f: Tensor,
+    c: Tensor,
+    n: Tensor,
+    m: Tensor,
+    *,
+    normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One step, each line a line of the paper."""
     q = q * q.shape[-1] ** -0.5
-    logf = F.logsigmoid(f)  # (B, NH)
-    m_new = torch.maximum(logf + m, i).detach()
-    f_gate = torch.exp(logf + m - m_new)[..., None]
-    i_gate = torch.exp(i - m_new)[..., None]
+    m_new = torch.maximum(log_f + m, log_i).detach()  # (B, NH)
+    f_gate = torch.exp(log_f + m - m_new)[..., None]
+    i_gate = torch.exp(log_i - m_new)[..., None]
     c = f_gate[..., None] * c + i_gate[..., None] * k[..., :, None] * v[..., None, :]  # (B, NH, DK, DV)
     n = f_gate * n + i_gate * k  # (B, NH, DK)
     numerator = torch.einsum("bhkv,bhk->bhv", c, q)
     floor = torch.exp(-m_new)  # the paper's 1, in units of exp(m)
+    if not normalize:
+        return numerator / floor[..., None], c, n, m_new
     denominator = torch.maximum(torch.einsum("bhk,bhk->bh", n, q).abs(), floor) + EPSILON
     return numerator / denominator[..., None], c, n, m_new

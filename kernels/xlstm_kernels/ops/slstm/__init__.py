@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ... import core
 from ...state import initial_slstm_state, sLSTMState
-from ..checks import check_resets, check_shape, gate_dtype, resolve_backend
+from ..checks import check_dtypes, check_resets, check_shape, resolve_backend
 from .compiled import slstm_compiled
 from .native import slstm_recurrent
 
@@ -67,7 +67,7 @@ def check_slstm_arguments(
         raise ValueError(f"the sequence must have at least one step, got gates of shape {tuple(gates.shape)}")
     check_shape("recurrent_weight", recurrent_weight, (4, NH, DH, DH), "(4, NH, DH, DH)")
     check_resets(resets, B, S)
-    dtype = gate_dtype(gates, recurrent_weight)
+    dtype = check_dtypes({"gates": gates, "recurrent_weight": recurrent_weight})
     if bias is None:
         bias = torch.zeros(4, NH, DH, device=gates.device, dtype=dtype)
     check_shape("bias", bias, (4, NH, DH), "(4, NH, DH)")

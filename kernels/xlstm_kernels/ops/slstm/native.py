@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ...state import sLSTMState
-from ..checks import gate_dtype
+from ..checks import check_dtypes
 from .average import from_average, to_average
 
 
@@ -19,7 +19,7 @@ def slstm_recurrent(
     gates: Tensor, recurrent_weight: Tensor, bias: Tensor, state: sLSTMState, resets: Tensor | None
 ) -> tuple[Tensor, sLSTMState]:
     """The contract of ``slstm``."""
-    dtype = gate_dtype(gates, recurrent_weight)
+    dtype = check_dtypes({"gates": gates, "recurrent_weight": recurrent_weight})
     preactivations = (gates + bias).to(dtype).permute(1, 3, 0, 2, 4)  # (S, NH, B, 4, DH)
     h0, c0, n0, m0 = (x.to(dtype).transpose(0, 1) for x in state)  # (NH, B, DH)
     h, y, lam, m = _Recurrence.apply(
