@@ -4,11 +4,14 @@ Shapes: B batch, S sequence, D embedding dim.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
+from .pretrained import load_model, save_model
 from .state import StackState
 
 
@@ -107,6 +110,31 @@ class xLSTMBlockStack(nn.Module):
             x, block_state = block(x, block_state, resets)
             after.append(block_state)
         return self.norm(x), tuple(after)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` to ``folder``; an interrupted save leaves what was there.
+
+        >>> stack.save_pretrained("model/")
+        >>> stack = xLSTMBlockStack.from_pretrained("model/", device="cuda")
+        """
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The stack that ``save_pretrained`` wrote, in evaluation mode.
+
+        Args:
+            source: a folder, or the id ``user/name`` of a model on the Hugging Face hub (needs ``huggingface_hub``).
+            device: where the weights go; the CPU unless told.
+            dtype: what the weights are converted to; None keeps what was saved.
+
+        Raises:
+            FileNotFoundError: the folder or one of its files is missing.
+            ValueError: a file is damaged, of a newer format or of another model; or ``huggingface_hub`` is missing.
+        """
+        return load_model(cls, xLSTMConfig, source, device=device, dtype=dtype)
 
 
 def build_block(config: xLSTMConfig, index: int) -> xLSTMBlock:
