@@ -2,6 +2,7 @@
 
 from .blocks import mLSTMBlock, sLSTMBlock
 from .cells import mLSTMCell, sLSTMCell
+from .converters import from_xlstm, state_from_xlstm
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
@@ -29,6 +30,7 @@ __all__ = [
     "backends",
     "concat_states",
     "detach_state",
+    "from_xlstm",
     "initial_mlstm_state",
     "initial_slstm_state",
     "mLSTMBlock",
@@ -43,6 +45,7 @@ __all__ = [
     "sLSTMState",
     "select_state",
     "slstm",
+    "state_from_xlstm",
     "unpack_state",
     "where_state",
     "xLSTMBlockStack",

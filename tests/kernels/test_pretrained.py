@@ -130,7 +130,7 @@ def test_foreign_weights_are_named_with_what_is_missing_and_unexpected(folder: P
     weights = load_file(folder / "model.safetensors")
     weights["encoder.weight"] = weights.pop("norm.weight")
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="missing norm.weight, unexpected encoder.weight"):
+    with pytest.raises(ValueError, match=r"missing norm\.weight, unexpected encoder\.weight"):
         xLSTMBlockStack.from_pretrained(folder)
 
 
