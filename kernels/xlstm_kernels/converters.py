@@ -157,8 +157,8 @@ def convert_block_state(state: Mapping[str, Any], config: xLSTMConfig) -> BlockS
         c, n, m = state["mlstm_state"]
         root = c.shape[-2] ** 0.5  # keys are scaled by DK^-1/2 there, queries here
         return BlockState(window, mLSTMState(root * c, root * n.squeeze(-1), m.flatten(1)))
-    h, c, n, m = state["slstm_state"].unflatten(-1, (config.num_heads, -1))  # each (B, NH, DH)
-    return BlockState(window, sLSTMState(h, c, n, m.masked_fill(n == 0, -torch.inf)))  # an empty memory has m = 0 there
+    cell = state["slstm_state"].unflatten(-1, (config.num_heads, -1))  # (4, B, NH, DH): h, c, n, m
+    return BlockState(window, sLSTMState(*cell))
 
 
 def from_xlstm(source: nn.Module | Mapping[str, Tensor]) -> xLSTMBlockStack:
