@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -92,9 +94,10 @@ def test_gradients_cross_a_carried_state_until_it_is_detached(stack: xLSTMBlockS
     assert torch.autograd.grad(stack(later, detach_state(state))[0].square().sum(), x, allow_unused=True) == (None,)
 
 
-def test_a_copied_stack_gives_the_same_outputs(stack: xLSTMBlockStack) -> None:
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_stacks_survive_deepcopy_and_pickle(stack: xLSTMBlockStack, duplicate: Callable) -> None:
     x = torch.randn(2, 5, 16, dtype=torch.float64)
-    assert torch.equal(copy.deepcopy(stack)(x)[0], stack(x)[0])
+    assert torch.equal(duplicate(stack)(x)[0], stack(x)[0])
 
 
 def test_a_stack_of_bfloat16_keeps_float32_states() -> None:
