@@ -1,12 +1,15 @@
 """xLSTM in PyTorch: exact recurrences with carried state and resets, residual blocks and stacks."""
 
-from .blocks import mLSTMBlock, sLSTMBlock
+from .bidirectional import xLSTMBidirectional
+from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
+from .config import xLSTMConfig
 from .converters import from_xlstm, state_from_xlstm
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
-from .stack import xLSTMBlockStack, xLSTMConfig
+from .parameters import parameter_groups
+from .stack import xLSTMBlockStack
 from .state import (
     BlockState,
     StackState,
@@ -25,6 +28,7 @@ from .state import (
 )
 
 __all__ = [
+    "TIREX",
     "BlockState",
     "StackState",
     "backends",
@@ -40,6 +44,7 @@ __all__ = [
     "mlstm",
     "move_state",
     "pack_state",
+    "parameter_groups",
     "sLSTMBlock",
     "sLSTMCell",
     "sLSTMState",
@@ -48,6 +53,8 @@ __all__ = [
     "state_from_xlstm",
     "unpack_state",
     "where_state",
+    "xLSTM7BBlock",
+    "xLSTMBidirectional",
     "xLSTMBlockStack",
     "xLSTMConfig",
 ]

@@ -1,15 +1,20 @@
-"""The layers around the recurrences: causal convolution, headwise linear map, multi-head norm, gated FFN.
+"""The layers around the recurrences: causal convolution, headwise linear map, norms, gated FFN.
 
 Shapes: B batch, S sequence, D channels, K kernel size, NH heads, DH head dim.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checks import check_choice
 from .init import output_init_, small_init_
+
+NORMS = ("layer", "rms")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu}
 
 
 class CausalConv(nn.Module):
@@ -22,8 +27,13 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(kernel_size, dim).uniform_(-bound, bound))  # last row: present step
         self.bias = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor, window: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, S, D), window (B, K - 1, D): the inputs before x. Returns the outputs and the window after x."""
+    def forward(
+        self, x: Tensor, window: Tensor, resets: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, S, D), window (B, K - 1, D): the inputs before x. Returns the outputs and the window after x.
+
+        With ``lengths`` (B,), the window after row b holds its inputs before step ``lengths[b]``.
+        """
         S, K = x.shape[1], self.kernel_size
         padded = torch.cat([window.to(x.dtype), x], dim=1)  # (B, K - 1 + S, D)
         age = None if resets is None else steps_since_reset(resets, K)
@@ -33,13 +43,24 @@ class CausalConv(nn.Module):
             if age is not None and lag > 0:
                 past = past * (age >= lag)[..., None]
             y = torch.addcmul(y, past, self.weight[tap])
-        window_after = padded[:, S:]
-        if age is not None:
-            # Entry j lies K - 2 - j steps before the last one; the reset that hides it is as many steps back.
-            lags = torch.arange(K - 2, -1, -1, device=x.device)
-            window_after = window_after * (age[:, -1:] >= lags)[..., None]
+        return y, last_inputs(padded, K - 1, age, lengths).to(window.dtype)
+
+
+def last_inputs(padded: Tensor, count: int, age: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """The window after a sequence: ``count`` inputs up to each row's last step, zero before its last reset.
+
+    ``padded`` (B, count + S, D) begins with the window before the sequence; ``age`` as from ``steps_since_reset``.
+    """
+    lags = torch.arange(count - 1, -1, -1, device=padded.device)  # how long before the last step each entry lies
+    if lengths is None:
         # Cloned, because a view would keep all of `padded` alive for as long as the state lives.
-        return y, window_after.to(window.dtype).clone()
+        window, age_after = padded[:, padded.shape[1] - count :].clone(), None if age is None else age[:, -1:]
+    else:
+        at = lengths[:, None] + torch.arange(count, device=padded.device)
+        window = padded.gather(1, at[..., None].expand(-1, -1, padded.shape[-1]))
+        # An empty row ends before its first step, where no reset has come.
+        age_after = None if age is None else F.pad(age, (1, 0), value=count).gather(1, lengths[:, None])
+    return window if age_after is None else window * (age_after >= lags)[..., None]
 
 
 def steps_since_reset(resets: Tensor, limit: int) -> Tensor:
@@ -76,11 +97,33 @@ class MultiHeadNorm(nn.Module):
         return F.layer_norm(h, h.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
-class GatedFFN(nn.Module):
-    """down(gelu(gate(x)) * up(x)), with gate and up in one matrix."""
+class RMSNorm(nn.Module):
+    """x over its root mean square, then one weight a channel; in float32 whatever x is."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, num_blocks: int) -> None:
+    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
         super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, D) to (B, S, D)."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (F.rms_norm(wide, wide.shape[-1:], eps=self.eps) * self.weight).to(x.dtype)
+
+
+def residual_norm(norm: str, dim: int) -> nn.Module:
+    """The norm before a block's mixer and FFN and after a stack: ``layer`` (the paper's) or ``rms`` (xLSTM 7B's)."""
+    check_choice("norm", norm, NORMS)
+    return RMSNorm(dim) if norm == "rms" else nn.LayerNorm(dim, bias=False)
+
+
+class GatedFFN(nn.Module):
+    """down(activation(gate(x)) * up(x)), with gate and up in one matrix: gated GELU, or SwiGLU by ``silu``."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, num_blocks: int, activation: str = "gelu") -> None:
+        super().__init__()
+        check_choice("ffn_activation", activation, ACTIVATIONS)
+        self.activation = activation
         self.up = nn.Linear(dim, 2 * hidden_dim, bias=False)
         self.down = nn.Linear(hidden_dim, dim, bias=False)
         small_init_(self.up.weight.data, dim)
@@ -89,4 +132,4 @@ class GatedFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D)."""
         gate, up = self.up(x).chunk(2, dim=-1)
-        return self.down(F.gelu(gate) * up)
+        return self.down(ACTIVATIONS[self.activation](gate) * up)

@@ -1,68 +1,21 @@
-"""A residual stack of xLSTM blocks, and the one config that describes it.
+"""A residual stack of xLSTM blocks with a final norm.
 
 Shapes: B batch, S sequence, D embedding dim.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
+from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
+from .config import xLSTMConfig
+from .layers import residual_norm
 from .pretrained import load_model, save_model
-from .state import StackState
-
-
-@dataclass(frozen=True, kw_only=True)
-class xLSTMConfig:
-    """What an ``xLSTMBlockStack`` is made of.
-
-    Attributes:
-        embedding_dim: width D of the residual stream.
-        num_blocks: number of blocks.
-        num_heads: heads of every memory.
-        slstm_at: indices of the blocks that are sLSTM blocks; negative ones count from the end. The others are mLSTM.
-        projection_factor: inner width of an mLSTM block as a multiple of D.
-        ffn_factor: hidden width of an sLSTM block's FFN as a multiple of D.
-        ffn_round_to: multiple that this width is rounded up to (64 in the paper's code, which small models pay for).
-        conv_kernel_size: steps that the causal convolutions look back over.
-        qkv_block_size: channels that a block of an mLSTM block's query, key and value maps mixes.
-        dropout: share of each block's outputs dropped in training.
-
-    Raises:
-        ValueError: a value is out of range, or sizes do not divide.
-    """
-
-    embedding_dim: int
-    num_blocks: int
-    num_heads: int = 4
-    slstm_at: tuple[int, ...] = ()
-    projection_factor: float = 2.0
-    ffn_factor: float = 4 / 3
-    ffn_round_to: int = 8
-    conv_kernel_size: int = 4
-    qkv_block_size: int = 4
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("embedding_dim", "num_blocks", "num_heads", "conv_kernel_size", "qkv_block_size", "ffn_round_to"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("projection_factor", "ffn_factor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        outside = [index for index in self.slstm_at if not -self.num_blocks <= index < self.num_blocks]
-        if outside:
-            raise ValueError(f"slstm_at names blocks {outside}, but num_blocks is {self.num_blocks}")
-
-    @property
-    def slstm_blocks(self) -> frozenset[int]:
-        """``slstm_at`` counted from the front."""
-        return frozenset(index % self.num_blocks for index in self.slstm_at)
+from .rows import PaddedRows
+from .state import StackState, state_leaves
 
 
 class xLSTMBlockStack(nn.Module):
@@ -77,14 +30,25 @@ class xLSTMBlockStack(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(build_block(config, index) for index in range(config.num_blocks))
-        self.norm = nn.LayerNorm(config.embedding_dim, bias=False)
+        self.norm = residual_norm(config.final_norm, config.embedding_dim)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that the state holds for each batch row: the N of ``pack_state``, whatever the sequence's length."""
+        return sum(leaf.shape[1:].numel() for leaf in state_leaves(self.initial_state(0)))
 
     def initial_state(self, batch_size: int) -> StackState:
         """The state before any input: a tuple with one ``BlockState`` a block, on the stack's device."""
         return tuple(block.initial_state(batch_size) for block in cast("list[xLSTMBlock]", self.blocks))
 
     def forward(
-        self, x: Tensor, state: StackState | None = None, resets: Tensor | None = None
+        self,
+        x: Tensor,
+        state: StackState | None = None,
+        resets: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        padding: str = "right",
     ) -> tuple[Tensor, StackState]:
         """Run the stack over a sequence and return outputs and the state after it.
 
@@ -92,22 +56,38 @@ class xLSTMBlockStack(nn.Module):
             x: inputs (B, S, D).
             state: where to continue; None is the empty memory.
             resets: bool (B, S); where true, the row forgets everything before it reads that step.
+            lengths: integers (B,) in [0, S], how many steps of each row are real; None is all. The others are padding:
+                they may hold anything, NaN too, give outputs of zero and leave the row's state as it is.
+            padding: the side on which rows are filled up, ``right`` or ``left``.
 
         Returns:
-            Outputs (B, S, D), and the state after step S.
+            Outputs (B, S, D), and the state after the last step of each row.
 
         Raises:
-            ValueError: shapes do not fit, or ``state`` is another stack's.
+            ValueError: shapes do not fit, a length is out of range, or ``state`` is another stack's.
         """
-        if x.ndim != 3 or x.shape[-1] != self.config.embedding_dim:
-            raise ValueError(f"x must be (B, S, embedding_dim = {self.config.embedding_dim}), got {tuple(x.shape)}")
+        check_input(x, self.config.embedding_dim)
         if state is None:
             state = self.initial_state(len(x))
         if len(state) != len(self.blocks):
             raise ValueError(f"state must hold one entry for each of the {len(self.blocks)} blocks, got {len(state)}")
+        if lengths is None:
+            return self._run(x, state, resets, None)
+        rows = PaddedRows.of(x, lengths, padding)
+        resets = None if resets is None else rows.enter(resets)
+        y, state = self._run(rows.enter(x), state, resets, rows.lengths)
+        return rows.leave(y), state
+
+    def _run(
+        self, x: Tensor, state: StackState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, StackState]:
+        recompute = self.config.checkpoint and self.training and torch.is_grad_enabled()
         after = []
         for block, block_state in zip(self.blocks, state, strict=True):
-            x, block_state = block(x, block_state, resets)
+            if recompute:
+                x, block_state = checkpoint(block, x, block_state, resets, lengths, use_reentrant=False)
+            else:
+                x, block_state = block(x, block_state, resets, lengths)
             after.append(block_state)
         return self.norm(x), tuple(after)
 
@@ -137,25 +117,63 @@ class xLSTMBlockStack(nn.Module):
         return load_model(cls, xLSTMConfig, source, device=device, dtype=dtype)
 
 
+def check_input(x: Tensor, embedding_dim: int) -> None:
+    """Raise ValueError unless ``x`` is (B, S, D)."""
+    if x.ndim != 3 or x.shape[-1] != embedding_dim:
+        raise ValueError(f"x must be (B, S, embedding_dim = {embedding_dim}), got {tuple(x.shape)}")
+
+
 def build_block(config: xLSTMConfig, index: int) -> xLSTMBlock:
     """The block at the given place of the stack."""
     if index in config.slstm_blocks:
-        return sLSTMBlock(
-            config.embedding_dim,
-            config.num_heads,
-            conv_kernel_size=config.conv_kernel_size,
-            ffn_factor=config.ffn_factor,
-            ffn_round_to=config.ffn_round_to,
-            dropout=config.dropout,
-            block_index=index,
-            num_blocks=config.num_blocks,
-        )
+        return build_slstm_block(config, index)
+    return build_mlstm_block(config)
+
+
+def build_mlstm_block(config: xLSTMConfig) -> xLSTMBlock:
+    """An mLSTM block of the config's kind."""
+    options = {
+        "normalize": config.normalize,
+        "input_gate": config.input_gate,
+        "dropout": config.dropout,
+        "num_blocks": config.num_blocks,
+        **given(norm=config.norm, soft_cap=config.gate_soft_cap, input_gate_init=config.input_gate_init),
+    }
+    if config.mlstm_block == "7b":
+        ffn = {"ffn_round_to": config.ffn_round_to, **given(ffn_factor=config.ffn_factor)}
+        return xLSTM7BBlock(config.embedding_dim, config.num_heads, **options, **ffn)
     return mLSTMBlock(
         config.embedding_dim,
         config.num_heads,
         projection_factor=config.projection_factor,
         conv_kernel_size=config.conv_kernel_size,
         qkv_block_size=config.qkv_block_size,
-        dropout=config.dropout,
-        num_blocks=config.num_blocks,
+        learnable_skip=config.learnable_skip,
+        **options,
     )
+
+
+def build_slstm_block(config: xLSTMConfig, index: int) -> xLSTMBlock:
+    """The sLSTM block of the config's kind at the given place."""
+    options = {
+        "conv_kernel_size": config.conv_kernel_size,
+        **(TIREX if config.slstm_block == "tirex" else {}),
+        **given(norm=config.norm, ffn_factor=config.ffn_factor),
+    }
+    return sLSTMBlock(
+        config.embedding_dim,
+        config.num_heads,
+        ffn_round_to=config.ffn_round_to,
+        forget_gate=config.forget_gate,
+        recurrent_gradient_clip=config.recurrent_gradient_clip,
+        recurrent_init=config.recurrent_init,
+        dropout=config.dropout,
+        block_index=index,
+        num_blocks=config.num_blocks,
+        **options,
+    )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that are not None; the block's own defaults stand for the others."""
+    return {name: value for name, value in options.items() if value is not None}

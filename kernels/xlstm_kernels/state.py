@@ -142,8 +142,8 @@ def unpack_state(packed: Tensor, *, like: T) -> T:
     Raises:
         ValueError: ``packed`` is not (B, N) with the N of ``like``.
     """
-    sizes = [leaf[0].numel() for leaf in state_leaves(like)]
+    sizes = [leaf.shape[1:].numel() for leaf in state_leaves(like)]
     if packed.ndim != 2 or packed.shape[1] != sum(sizes):
         raise ValueError(f"a packed state of this form is (B, {sum(sizes)}), got {tuple(packed.shape)}")
     parts = iter(packed.split(sizes, dim=1))
-    return map_state(lambda leaf: next(parts).reshape(-1, *leaf.shape[1:]), like)
+    return map_state(lambda leaf: next(parts).reshape(len(packed), *leaf.shape[1:]), like)

@@ -33,6 +33,18 @@ def test_a_convolution_over_one_step_carries_no_window() -> None:
     torch.testing.assert_close(y, x * conv.weight[0] + conv.bias)
 
 
+@pytest.mark.parametrize("K", [1, 4, 6])
+def test_the_window_after_a_padded_row_holds_its_own_last_inputs(K: int) -> None:
+    conv, window, lengths = CausalConv(6, K), torch.randn(4, K - 1, 6), torch.tensor([5, 0, 3, 1])
+    x, resets = torch.randn(4, 5, 6), torch.zeros(4, 5, dtype=torch.bool)
+    resets[0, 3] = resets[1, 0] = resets[2, 4] = resets[3, 0] = True  # the second and the third lie in padding
+    _, after = conv(x, window, resets, lengths)
+    torch.testing.assert_close(after[1], window[1])
+    for row, length in ((0, 5), (2, 3), (3, 1)):
+        rows = slice(row, row + 1)
+        torch.testing.assert_close(after[rows], conv(x[rows, :length], window[rows], resets[rows, :length])[1])
+
+
 def test_steps_since_reset_counts_from_the_last_reset() -> None:
     resets = torch.tensor([[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
     age = steps_since_reset(resets, 4)

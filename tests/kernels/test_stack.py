@@ -1,4 +1,4 @@
-"""Stacks and blocks: pieces equal the whole, resets equal fresh starts, every parameter learns, bad sizes are named."""
+"""Stacks of every kind of block: pieces equal the whole, resets equal fresh starts, every parameter learns."""
 
 import copy
 import itertools
@@ -8,52 +8,52 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from xlstm_kernels import StackState, concat_states, detach_state, select_state, xLSTMBlockStack, xLSTMConfig
+from tests.kernels.stacks import (
+    STACKS,
+    D,
+    assert_all_close,
+    assert_states_close,
+    double,
+    gradients,
+    random_resets,
+    random_stack,
+    small_config,
+)
+from xlstm_kernels import concat_states, detach_state, pack_state, select_state, unpack_state, xLSTMBlockStack
 from xlstm_kernels.state import state_leaves
 
-SHAPES = {"mLSTM": (), "sLSTM": (0, 1), "mixed": (1,)}
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+@pytest.fixture(params=STACKS.values(), ids=STACKS)
 def stack(request: pytest.FixtureRequest) -> xLSTMBlockStack:
-    torch.manual_seed(0)
-    stack = xLSTMBlockStack(xLSTMConfig(embedding_dim=16, num_blocks=2, num_heads=2, slstm_at=request.param)).double()
-    with torch.no_grad():  # away from the zeros that the initialisation starts from
-        for parameter in stack.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return stack
+    return random_stack(**request.param)
 
 
-def assert_states_close(a: StackState, b: StackState) -> None:
-    for x, y in zip(state_leaves(a), state_leaves(b), strict=True):
-        torch.testing.assert_close(x, y)
+@pytest.fixture
+def mixed() -> xLSTMBlockStack:
+    return random_stack(**STACKS["mixed"])
 
 
-@pytest.mark.parametrize("cuts", [(13,), tuple(range(1, 40))], ids=["two pieces", "single steps"])
+@pytest.mark.parametrize("cuts", [(13,), tuple(range(1, 20))], ids=["two pieces", "single steps"])
 def test_a_sequence_equals_its_pieces_in_outputs_state_and_gradients(
     stack: xLSTMBlockStack, cuts: tuple[int, ...]
 ) -> None:
-    x, resets = torch.randn(3, 40, 16, dtype=torch.float64), torch.rand(3, 40) < 0.1
+    x, resets = double(3, 20, D).requires_grad_(), random_resets(3, 20)
     whole, state_whole = stack(x, resets=resets)
     pieces, state = [], None
-    for start, stop in itertools.pairwise((0, *cuts, 40)):
+    for start, stop in itertools.pairwise((0, *cuts, 20)):
         y, state = stack(x[:, start:stop], state, resets[:, start:stop])
         pieces.append(y)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+    joined = torch.cat(pieces, dim=1)
+    torch.testing.assert_close(joined, whole)
     assert_states_close(state, state_whole)
-    weights = torch.randn_like(whole)
-    parameters = list(stack.parameters())
-    for a, b in zip(
-        torch.autograd.grad((torch.cat(pieces, dim=1) * weights).sum(), parameters),
-        torch.autograd.grad((whole * weights).sum(), parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b)
+    inputs = [x, *stack.parameters()]
+    assert_all_close(gradients(joined, state, inputs), gradients(whole, state_whole, inputs))
 
 
 def test_resets_equal_independent_runs(stack: xLSTMBlockStack) -> None:
-    x = torch.randn(2, 30, 16, dtype=torch.float64)
+    x = double(2, 30, D)
     resets = torch.zeros(2, 30, dtype=torch.bool)
     resets[0, 11] = resets[1, 20] = True
     y, state = stack(x, resets=resets)
@@ -64,15 +64,29 @@ def test_resets_equal_independent_runs(stack: xLSTMBlockStack) -> None:
         assert_states_close(select_state(state, [row]), last)
 
 
+def test_a_packed_state_unpacks_to_itself_and_has_the_size_that_the_stack_tells(stack: xLSTMBlockStack) -> None:
+    _, state = stack(double(3, 5, D))
+    packed = pack_state(state)
+    assert packed.shape == (3, stack.state_size)
+    for a, b in zip(state_leaves(unpack_state(packed, like=stack.initial_state(1))), state_leaves(state), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_a_copied_stack_gives_the_same_outputs(stack: xLSTMBlockStack, duplicate: Callable) -> None:
+    x = double(2, 5, D)
+    assert torch.equal(duplicate(stack)(x)[0], stack(x)[0])
+
+
 def test_outputs_do_not_depend_on_later_inputs(stack: xLSTMBlockStack) -> None:
-    x = torch.randn(1, 20, 16, dtype=torch.float64)
+    x = double(1, 20, D)
     changed = x.clone()
     changed[:, 12:] += 1
     torch.testing.assert_close(stack(x)[0][:, :12], stack(changed)[0][:, :12], rtol=0, atol=0)
 
 
 def test_rows_do_not_depend_on_each_other(stack: xLSTMBlockStack) -> None:
-    x = torch.randn(3, 9, 16, dtype=torch.float64)
+    x = double(3, 9, D)
     alone = [stack(row[None]) for row in x]
     y, state = stack(x)
     torch.testing.assert_close(y, torch.cat([y for y, _ in alone]))
@@ -80,62 +94,70 @@ def test_rows_do_not_depend_on_each_other(stack: xLSTMBlockStack) -> None:
 
 
 def test_every_parameter_receives_a_gradient(stack: xLSTMBlockStack) -> None:
-    y, _ = stack(torch.randn(2, 10, 16, dtype=torch.float64))
+    y, _ = stack(double(2, 10, D))
     y.square().sum().backward()
     without = [name for name, p in stack.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
 
 
 def test_gradients_cross_a_carried_state_until_it_is_detached(stack: xLSTMBlockStack) -> None:
-    x = torch.randn(1, 6, 16, dtype=torch.float64, requires_grad=True)
+    x = double(1, 6, D).requires_grad_()
     _, state = stack(x)
-    later = torch.randn(1, 6, 16, dtype=torch.float64)
+    later = double(1, 6, D)
     assert torch.autograd.grad(stack(later, state)[0].square().sum(), x)[0].abs().sum() > 0
     assert torch.autograd.grad(stack(later, detach_state(state))[0].square().sum(), x, allow_unused=True) == (None,)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
-def test_stacks_survive_deepcopy_and_pickle(stack: xLSTMBlockStack, duplicate: Callable) -> None:
-    x = torch.randn(2, 5, 16, dtype=torch.float64)
-    assert torch.equal(duplicate(stack)(x)[0], stack(x)[0])
-
-
-def test_a_stack_of_bfloat16_keeps_float32_states() -> None:
-    stack = xLSTMBlockStack(xLSTMConfig(embedding_dim=16, num_blocks=2, slstm_at=(1,))).bfloat16()
-    y, state = stack(torch.randn(2, 5, 16).bfloat16())
-    assert y.dtype == torch.bfloat16
-    assert {leaf.dtype for leaf in state_leaves(state)} == {torch.float32}
-
-
-def test_blocks_named_from_the_end_are_counted_from_the_front() -> None:
-    assert xLSTMConfig(embedding_dim=8, num_blocks=3, slstm_at=(-1, 0)).slstm_blocks == {0, 2}
+def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:
+    with pytest.raises(ValueError, match=r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"):
+        mixed(torch.zeros(2, 3, 9))
+    with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
+        mixed(torch.zeros(2, 3, D), mixed.initial_state(2)[:1])
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "expected"),
     [
-        ({"embedding_dim": 0}, "embedding_dim must be >= 1, got 0"),
-        ({"num_blocks": 0}, "num_blocks must be >= 1, got 0"),
-        ({"slstm_at": (2,)}, r"slstm_at names blocks \[2\], but num_blocks is 2"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"ffn_factor": 0.0}, "ffn_factor must be > 0, got 0.0"),
+        ({}, 2 * (2 * 16 * 16 + 32 + 2 + 3 * 32)),  # C, n, m, window at the inner width
+        ({"slstm_at": "0:1"}, 2 * (4 * 16 + 3 * 16)),  # h, c, n, m, window
+        ({"mlstm_block": "7b"}, 2 * (2 * 4 * 8 + 8 + 2)),
+        ({"slstm_at": "0:1", "slstm_block": "tirex"}, 2 * (4 * 16)),
     ],
+    ids=["mLSTM", "sLSTM", "7b", "TiRex"],
 )
-def test_a_config_out_of_range_is_named(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        xLSTMConfig(**{"embedding_dim": 8, "num_blocks": 2, **changes})
+def test_the_state_of_each_kind_of_block_is_as_small_as_its_formula(options: dict, expected: int) -> None:
+    assert xLSTMBlockStack(small_config(**options)).state_size == expected
 
 
-def test_heads_that_do_not_divide_are_named() -> None:
-    with pytest.raises(ValueError, match="num_heads must divide the inner width 20, got 3"):
-        xLSTMBlockStack(xLSTMConfig(embedding_dim=10, num_blocks=1, num_heads=3))
-    with pytest.raises(ValueError, match="num_heads must divide embedding_dim 10, got 3"):
-        xLSTMBlockStack(xLSTMConfig(embedding_dim=10, num_blocks=1, num_heads=3, slstm_at=(0,)))
+@pytest.mark.parametrize("options", [{"slstm_at": "1:1"}, {"mlstm_block": "7b"}], ids=["paper", "7b"])
+def test_recomputed_blocks_give_the_same_outputs_state_and_gradients(options: dict) -> None:
+    x, resets = double(2, 9, D), random_resets(2, 9)
+    results = []
+    for checkpoint in (False, True):
+        stack = random_stack(**options, dropout=0.5, checkpoint=checkpoint)
+        _, state = stack.eval()(double(2, 4, D))
+        torch.manual_seed(1)  # the dropout of both runs
+        y, last = stack.train()(x, state, resets)
+        results.append([y, pack_state(last), *gradients(y, last, list(stack.parameters()))])
+    assert_all_close(results[1], results[0])
 
 
-def test_inputs_of_another_width_and_foreign_states_are_named() -> None:
-    stack = xLSTMBlockStack(xLSTMConfig(embedding_dim=8, num_blocks=2))
-    with pytest.raises(ValueError, match=r"x must be \(B, S, embedding_dim = 8\), got \(2, 3, 9\)"):
-        stack(torch.zeros(2, 3, 9))
-    with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
-        stack(torch.zeros(2, 3, 8), stack.initial_state(2)[:1])
+def count_saved(stack: xLSTMBlockStack, x: torch.Tensor) -> int:
+    """Numbers that a forward pass keeps for the backward pass."""
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        stack(x)
+    return saved
+
+
+def test_recomputed_blocks_keep_a_tenth_of_the_memory_and_only_in_training() -> None:
+    x = double(2, 40, D)
+    plain, recomputed = (count_saved(random_stack(slstm_at="1:1", checkpoint=on), x) for on in (False, True))
+    assert recomputed < plain / 10
+    assert count_saved(random_stack(slstm_at="1:1", checkpoint=True).eval(), x) == plain
