@@ -4,7 +4,7 @@ from .bidirectional import xLSTMBidirectional
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
 from .config import xLSTMConfig
-from .converters import from_xlstm, state_from_xlstm
+from .converters import from_xlstm, from_xlstm_large, state_from_xlstm, state_from_xlstm_large
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
@@ -35,6 +35,7 @@ __all__ = [
     "concat_states",
     "detach_state",
     "from_xlstm",
+    "from_xlstm_large",
     "initial_mlstm_state",
     "initial_slstm_state",
     "mLSTMBlock",
@@ -51,6 +52,7 @@ __all__ = [
     "select_state",
     "slstm",
     "state_from_xlstm",
+    "state_from_xlstm_large",
     "unpack_state",
     "where_state",
     "xLSTM7BBlock",

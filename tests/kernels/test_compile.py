@@ -19,6 +19,8 @@ B, D = 3, 16
 CONFIGS = {
     "mLSTM": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=2),
     "mixed": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=2, slstm_at=(1,)),
+    "7B": xLSTMConfig(embedding_dim=D, num_blocks=1, num_heads=2, mlstm_block="7b"),
+    "TiRex": xLSTMConfig(embedding_dim=D, num_blocks=1, num_heads=2, slstm_at=(0,), slstm_block="tirex"),
 }
 Result = tuple[Tensor, StackState, list[Tensor]]
 

@@ -19,8 +19,16 @@ from xlstm import (
     xLSTMLMModelConfig,
 )
 from xlstm.blocks.slstm.cell import sLSTMCell
+from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
-from xlstm_kernels import from_xlstm, state_from_xlstm
+from xlstm_kernels import (
+    from_xlstm,
+    from_xlstm_large,
+    map_state,
+    pack_state,
+    state_from_xlstm,
+    state_from_xlstm_large,
+)
 
 # Measured: 2e-6 and 6e-14. Their step starts from m = 0, which puts epsilon to another scale: 2e-7 in float64.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -91,6 +99,15 @@ def test_a_converted_state_continues_what_the_public_stack_began(
     torch.testing.assert_close(y, public(x)[:, begun:], rtol=0, atol=STEP_TOLERANCE[dtype])
 
 
+@torch.no_grad()
+def test_a_converted_state_stays_while_the_public_stack_goes_on(public: xLSTMBlockStack) -> None:
+    theirs = steps(public, torch.randn(B, 3, D))[1]
+    state = state_from_xlstm(theirs, from_xlstm(public).config)
+    before = map_state(torch.clone, state)
+    public.step(torch.randn(B, 1, D), theirs)
+    assert torch.equal(pack_state(state), pack_state(before))
+
+
 def test_a_state_with_a_missing_block_is_named(public: xLSTMBlockStack) -> None:
     state = steps(public, torch.randn(B, 1, D))[1]
     del state["block_1"]
@@ -104,6 +121,16 @@ def test_gradients_are_the_public_stacks(public: xLSTMBlockStack) -> None:
     actual = torch.autograd.grad(from_xlstm(public)(x)[0].square().sum(), x)[0]
     # 2e-7 measured: theirs follows the stabiliser too, which through epsilon alone touches the outputs.
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_slstm_blocks_without_a_convolution_are_converted_with_their_state() -> None:
+    slstm = sLSTMLayerConfig(backend="vanilla", num_heads=2, conv1d_kernel_size=0)
+    public = randomise(xLSTMBlockStack(public_config([0, 1], slstm_block=sLSTMBlockConfig(slstm=slstm))))
+    stack, x = from_xlstm(public), torch.randn(B, S, D)
+    state = state_from_xlstm(steps(public, x[:, :7])[1], stack.config)
+    torch.testing.assert_close(stack(x)[0], public(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(stack(x[:, 7:], state)[0], public(x)[:, 7:], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -178,3 +205,86 @@ def test_what_has_no_counterpart_is_named(changes: dict, message: str) -> None:
 def test_weights_of_no_stack_are_named() -> None:
     with pytest.raises(ValueError, match=r"expected weights of blocks 0, 1, ..., found blocks \[\]"):
         from_xlstm(nn.Linear(2, 2))
+
+
+# xLSTM 7B.
+
+
+def public_large(**changes: object) -> xLSTMLarge:
+    settings = {"embedding_dim": D, "num_heads": 2, "num_blocks": 2, "vocab_size": 11, "return_last_states": True}
+    kernels = {
+        "chunkwise_kernel": "chunkwise--native_autograd",
+        "sequence_kernel": "native_sequence__native",
+        "step_kernel": "native",
+        "mode": "inference",
+        "chunk_size": 8,
+    }
+    torch.manual_seed(0)
+    return randomise(xLSTMLarge(xLSTMLargeConfig(**settings | kernels | changes)))
+
+
+@pytest.fixture(params=["single", "fused"])
+def large(request: pytest.FixtureRequest) -> xLSTMLarge:
+    return public_large(weight_mode=request.param)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 8, S], ids=["a step", "a chunk", "more"])
+def test_a_converted_7b_stack_gives_the_public_backbones_outputs(length: int, large: xLSTMLarge) -> None:
+    x = torch.randn(B, length, D)
+    torch.testing.assert_close(from_xlstm_large(large)(x)[0], large.backbone(x)[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_converted_7b_stack_steps_as_the_public_backbone_does(large: xLSTMLarge) -> None:
+    stack, ours, theirs = from_xlstm_large(large), None, None
+    for x in torch.randn(S, B, 1, D):
+        expected, theirs = large.backbone(x, theirs)
+        y, ours = stack(x, ours)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_converted_7b_state_continues_what_the_public_backbone_began(large: xLSTMLarge) -> None:
+    stack, x = from_xlstm_large(large), torch.randn(B, S, D)
+    _, state = large.backbone(x[:, :7])
+    y, _ = stack(x[:, 7:], state_from_xlstm_large(state, stack.config))
+    torch.testing.assert_close(y, large.backbone(x)[0][:, 7:], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_converted_7b_state_stays_while_the_public_backbone_goes_on(large: xLSTMLarge) -> None:
+    _, theirs = large.backbone(torch.randn(B, 3, D))
+    state = state_from_xlstm_large(theirs, from_xlstm_large(large).config)
+    before = map_state(torch.clone, state)
+    large.backbone(torch.randn(B, 1, D), theirs)
+    assert torch.equal(pack_state(state), pack_state(before))
+
+
+@torch.no_grad()
+def test_7b_weights_alone_are_enough_but_for_the_cap_of_the_gates(large: xLSTMLarge) -> None:
+    x = torch.randn(B, S, D)
+    expected = from_xlstm_large(large)(x)[0]
+    assert torch.equal(from_xlstm_large(large.backbone)(x)[0], expected)
+    assert torch.equal(from_xlstm_large(large.state_dict())(x)[0], expected)
+    assert not torch.allclose(from_xlstm_large(large.state_dict(), gate_soft_cap=1.0)(x)[0], expected)
+
+
+@torch.no_grad()
+def test_the_modules_own_cap_of_the_gates_is_kept() -> None:
+    large, x = public_large(gate_soft_cap=2.0), torch.randn(B, S, D)
+    torch.testing.assert_close(from_xlstm_large(large)(x)[0], large.backbone(x)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qk_dim_factor": 1.0}, "queries of width 32 and values of width 32 .* only qk_dim_factor 0.5"),
+        ({"add_out_norm": False}, "the stack lacks 'out_norm.weight'"),
+        ({"use_bias": True}, "block 0 has weights without a counterpart here: .*bias"),
+        ({"norm_eps": 1e-5}, "has norm_eps 1e-05; only 1e-06 can be converted"),
+    ],
+)
+def test_a_7b_stack_without_a_counterpart_is_named(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_xlstm_large(public_large(**changes))

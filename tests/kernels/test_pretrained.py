@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.kernels.stacks import STACKS, D, double, random_stack
 from xlstm_kernels import pretrained, xLSTMBlockStack, xLSTMConfig
 
 CONFIG = xLSTMConfig(embedding_dim=16, num_blocks=3, num_heads=2, slstm_at=(1,), ffn_factor=1.7)
@@ -39,9 +40,11 @@ def assert_same_weights(a: xLSTMBlockStack, b: xLSTMBlockStack) -> None:
         assert torch.equal(tensor, b.state_dict()[name])
 
 
-def test_a_loaded_stack_has_the_config_and_the_outputs_of_the_saved_one(stack: xLSTMBlockStack, folder: Path) -> None:
-    loaded = xLSTMBlockStack.from_pretrained(folder)
-    x = torch.randn(2, 7, 16)
+@pytest.mark.parametrize("options", STACKS.values(), ids=STACKS)
+def test_every_kind_of_stack_survives_the_way_to_the_disk_and_back(options: dict, tmp_path: Path) -> None:
+    stack, x = random_stack(**options), double(2, 7, D)
+    stack.save_pretrained(tmp_path)
+    loaded = xLSTMBlockStack.from_pretrained(tmp_path)
     assert loaded.config == stack.config
     assert torch.equal(loaded(x)[0], stack(x)[0])
 
