@@ -12,7 +12,7 @@ SOURCES = {
 }
 FORBIDDEN = {
     "xlstm_kernels": {"xlstm_ts", "xlstm_rl", "pandas", "sklearn", "lightning", "pytorch_forecasting", "gymnasium"}
-    | {"stable_baselines3", "matplotlib"},
+    | {"stable_baselines3", "matplotlib", "xlstm", "mlstm_kernels"},
     "xlstm_ts": {"xlstm_rl", "gymnasium", "stable_baselines3", "triton"},
     "xlstm_rl": {"xlstm_ts", "pandas", "sklearn", "lightning", "pytorch_forecasting", "triton"},
 }

@@ -4,6 +4,7 @@ from .bidirectional import xLSTMBidirectional
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
 from .config import xLSTMConfig
+from .converters import from_xlstm, from_xlstm_large, state_from_xlstm, state_from_xlstm_large
 from .ops import backends
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
@@ -35,6 +36,8 @@ __all__ = [
     "backends",
     "concat_states",
     "detach_state",
+    "from_xlstm",
+    "from_xlstm_large",
     "initial_mlstm_state",
     "initial_slstm_state",
     "mLSTMBlock",
@@ -50,6 +53,8 @@ __all__ = [
     "sLSTMState",
     "select_state",
     "slstm",
+    "state_from_xlstm",
+    "state_from_xlstm_large",
     "unpack_state",
     "where_state",
     "xLSTM7BBlock",

@@ -3,7 +3,8 @@
 Shapes: B batch, S sequence, D embedding dim.
 """
 
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
 from .config import xLSTMConfig
 from .layers import residual_norm
+from .pretrained import load_model, save_model
 from .rows import PaddedRows
 from .state import StackState, state_leaves
 
@@ -88,6 +90,31 @@ class xLSTMBlockStack(nn.Module):
                 x, block_state = block(x, block_state, resets, lengths)
             after.append(block_state)
         return self.norm(x), tuple(after)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` to ``folder``; an interrupted save leaves what was there.
+
+        >>> stack.save_pretrained("model/")
+        >>> stack = xLSTMBlockStack.from_pretrained("model/", device="cuda")
+        """
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The stack that ``save_pretrained`` wrote, in evaluation mode.
+
+        Args:
+            source: a folder, or the id ``user/name`` of a model on the Hugging Face hub (needs ``huggingface_hub``).
+            device: where the weights go; the CPU unless told.
+            dtype: what the weights are converted to; None keeps what was saved.
+
+        Raises:
+            FileNotFoundError: the folder or one of its files is missing.
+            ValueError: a file is damaged, of a newer format or of another model; or ``huggingface_hub`` is missing.
+        """
+        return load_model(cls, xLSTMConfig, source, device=device, dtype=dtype)
 
 
 def check_input(x: Tensor, embedding_dim: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 StateTree: TypeAlias = Any  # a tensor or a tuple of trees: recursive, which NamedTuples keep mypy from following
 T = TypeVar("T")
@@ -49,6 +50,11 @@ class BlockState(NamedTuple):
 
 
 StackState: TypeAlias = tuple[BlockState, ...]
+
+# torch.load reads only classes that it was told of, and torch.export.save those that have a name of their own.
+torch.serialization.add_safe_globals([mLSTMState, sLSTMState, BlockState])
+for _kind in (mLSTMState, sLSTMState, BlockState):
+    _register_namedtuple(_kind, serialized_type_name=f"xlstm_kernels.{_kind.__name__}")
 
 
 def initial_mlstm_state(

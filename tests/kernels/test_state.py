@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,14 @@ def test_states_survive_deepcopy_and_pickle(stack: xLSTMBlockStack, duplicate: o
     state = detach_state(state_after(stack, 2))
     again = duplicate(state)
     assert type(again[0]) is type(state[0])
+    assert_equal(again, state)
+
+
+def test_a_saved_state_is_loaded_without_trusting_the_file(stack: xLSTMBlockStack, tmp_path: Path) -> None:
+    state = detach_state(state_after(stack, 2))
+    torch.save(state, tmp_path / "state.pt")
+    again = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert type(again[0].cell) is type(state[0].cell)
     assert_equal(again, state)
 
 
