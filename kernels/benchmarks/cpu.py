@@ -8,6 +8,8 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,17 +66,17 @@ def time_steps() -> None:
     print(f"\n{'step, us':<42}" + "".join(f"{f'B = {B}':>10}" for B in STEPS))
     lstm = nn.LSTM(DIM, DIM, num_layers=2, batch_first=True)
     with torch.no_grad():
-        print_steps("nn.LSTM, 2 layers", lambda B: lambda x, s=torch.zeros(2, B, DIM): lstm(x[:, None], (s, s)))
+        print_steps(
+            "nn.LSTM, 2 layers", lambda x, state: lstm(x[:, None], state), lambda B: (torch.zeros(2, B, DIM),) * 2
+        )
         for name, slstm_at in STACKS.items():
             public = public_stack(1, list(slstm_at))
             if public is not None:
-                print_steps(f"xlstm: {name}", lambda B, step=public.step: lambda x: step(x[:, None]))
+                print_steps(f"xlstm: {name}", lambda x, state, of=public: of.step(x[:, None], state), lambda B: None)
             stack = xLSTMBlockStack(xLSTMConfig(embedding_dim=DIM, num_blocks=2, slstm_at=slstm_at)).eval()
-            print_steps(
-                f"ours:  {name}, the stack", lambda B, run=stack: lambda x, s=run.initial_state(B): run(x[:, None], s)
-            )
+            print_steps(f"ours:  {name}", lambda x, state, of=stack: of(x[:, None], state), stack.initial_state)
             step = StackStepper(stack)
-            print_steps(f"ours:  {name}, StackStepper", lambda B, run=step: lambda x, s=run.initial_state(B): run(x, s))
+            print_steps(f"ours:  {name}, StackStepper", step, step.initial_state)
 
 
 def time_lengths() -> None:
@@ -156,12 +158,15 @@ def report(
     return forward, both
 
 
-def print_steps(name: str, make: Callable[[int], Callable[[Tensor], object]]) -> None:
-    """``make(B)`` gives the step of B rows."""
+def print_steps(
+    name: str, step: Callable[[Tensor, Any], tuple[Tensor, Any]], initial_state: Callable[[int], Any]
+) -> None:
+    """Time ``step(x, state)`` from the state after a first step."""
     times = []
     for B in STEPS:
-        run, x = make(B), torch.randn(B, DIM)
-        times.append(1e3 * median_ms(lambda run=run, x=x: run(x), repeats=500))
+        x = torch.randn(B, DIM)
+        _, state = step(x, initial_state(B))
+        times.append(1e3 * median_ms(partial(step, x, state), repeats=500))
     print(f"{name:<42}" + "".join(f"{us:>10.1f}" for us in times), flush=True)
 
 

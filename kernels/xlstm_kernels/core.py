@@ -1,7 +1,6 @@
 """Finds and loads the optional C core of the compiled backend, and says how it may be called."""
 
 import ctypes
-import functools
 import importlib.util
 from collections.abc import Sequence
 
@@ -9,9 +8,7 @@ import torch
 from torch import Tensor
 
 
-@functools.cache
-def load() -> ctypes.CDLL | None:
-    """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
+def _find() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("xlstm_kernels._core")
     if spec is None or spec.origin is None:
         return None
@@ -23,10 +20,16 @@ def load() -> ctypes.CDLL | None:
     return core
 
 
+_CORE = _find()  # at import, where no tracing can reach it
+
+
+def load() -> ctypes.CDLL | None:
+    """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
+    return _CORE
+
+
 def runs(*tensors: Tensor) -> bool:
-    """Whether the core takes these: float32 or narrower, on the CPU, and not being traced."""
-    if torch.compiler.is_compiling():  # asked first: tracing must not reach the loader
-        return False
+    """Whether the core takes these: float32 or narrower, on the CPU."""
     on_cpu = all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
     return on_cpu and load() is not None
 

@@ -135,13 +135,13 @@ class _CompiledStep:
     def __call__(self, x: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         x, state = _plain(x), _plain(state)
         y, after = torch.empty_like(x), torch.empty_like(state)
-        flags = None if resets is None else resets.contiguous().data_ptr()
+        resets = None if resets is None else resets.contiguous()
         failed = self.run(
             self.address,
             len(x),
             x.data_ptr(),
             state.data_ptr(),
-            flags,
+            None if resets is None else resets.data_ptr(),
             y.data_ptr(),
             after.data_ptr(),
             torch.get_num_threads(),
@@ -234,23 +234,20 @@ def _plain(x: Tensor) -> Tensor:
 
 def _compiles(stack: xLSTMBlockStack) -> bool:
     """Whether the C core has this stack's step."""
-    blocks = cast("list[xLSTMBlock]", stack.blocks)
-    papers = isinstance(stack.norm, nn.LayerNorm) and all(_is_papers(block) for block in blocks)
-    return papers and core.runs(*stack.parameters()) and all(_has_fitting_widths(block) for block in blocks)
+    blocks = cast("list[xLSTMBlock]", list(stack.blocks))
+    normed_as_papers = all(isinstance(norm, nn.LayerNorm) for norm in (stack.norm, *(block.norm for block in blocks)))
+    return core.runs(*stack.parameters()) and normed_as_papers and all(_fits(block) for block in blocks)
 
 
-def _is_papers(block: xLSTMBlock) -> bool:
-    gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
-    return block.is_papers and isinstance(block.norm, nn.LayerNorm) and gated_gelu
-
-
-def _has_fitting_widths(block: xLSTMBlock) -> bool:
-    if isinstance(block, mLSTMBlock):
-        size, width = block.q.weight.shape[-1], block.up.weight.shape[1]
-        head_fits = block.cell.head_dim % LANES == 0
-    elif isinstance(block, sLSTMBlock):
-        size, width = block.cell.head_dim, block.cell.dim
-        head_fits = True
-    else:
+def _fits(block: xLSTMBlock) -> bool:
+    """Whether the block is one of the paper's and its widths fit the core's vectors."""
+    if not block.is_papers:
         return False
-    return head_fits and width % LANES == 0 and (LANES % size == 0 or size % LANES == 0)
+    if isinstance(block, mLSTMBlock):
+        size, head_fits = block.q.weight.shape[-1], block.cell.head_dim % LANES == 0
+    else:
+        assert isinstance(block, sLSTMBlock)
+        assert block.ffn is not None
+        size, head_fits = block.cell.head_dim, block.ffn.activation == "gelu"
+    width = block.norm.weight.numel()
+    return head_fits and width % LANES == 0 and block.cell.dim % LANES == 0 and (LANES % size == 0 or size % LANES == 0)

@@ -81,8 +81,10 @@ SLSTM = Recurrence(
 )
 SLSTM_COMPILED = replace(SLSTM, name="slstm compiled", entry=partial(slstm, backend="compiled"), finest=torch.float32)
 
+MLSTM_COMPILED = replace(MLSTM, name="mlstm compiled", entry=partial(mlstm, backend="compiled"), finest=torch.float32)
+
 needs_core = pytest.mark.skipif(core.load() is None, reason="the C core was not built")
-RECURRENCES = [MLSTM, SLSTM, pytest.param(SLSTM_COMPILED, marks=needs_core)]
+RECURRENCES = [MLSTM, SLSTM, *(pytest.param(case, marks=needs_core) for case in (MLSTM_COMPILED, SLSTM_COMPILED))]
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ EXPORT int xlstm_mlstm_backward(const mlstm_sizes *size, const float *q, const f
     if (threads > size->B) threads = (int)size->B;                                                               \
     _Pragma("omp parallel for num_threads(threads) if (threads > 1) reduction(| : failed)")                      \
     for (int part = 0; part < threads; part++) {                                                                 \
-        float *work = mixer_work(size);                                                                          \
+        float *work = mlstm_mixer_work(size);                                                                          \
         failed |= work == NULL;                                                                                  \
         for (int64_t b = size->B * part / threads; work && b < size->B * (part + 1) / threads; b++)              \
             PICK(name)(size, b, __VA_ARGS__, work);                                                              \
@@ -171,26 +171,26 @@ static void add_blocks(float *blocks, int64_t floats, int threads) {
         for (int64_t e = 0; e < floats; e++) blocks[e] += blocks[part * floats + e];
 }
 
-static float *mixer_work(const mixer_sizes *size) {
-    mixer_arrays unused;
-    return malloc(sizeof(float) * (size->NH * memory_floats(&size->head) + size->E * LANES + mixer_share(size, NULL, &unused)));
+static float *mlstm_mixer_work(const mlstm_mixer_sizes *size) {
+    mlstm_mixer_arrays unused;
+    return malloc(sizeof(float) * (size->NH * memory_floats(&size->head) + size->E * LANES + mlstm_mixer_share(size, NULL, &unused)));
 }
 
-/* The arrays are described in mixer.h. */
-EXPORT int xlstm_mixer_forward(const mixer_sizes *size, const mixer_weights *weights, const float *up,
+/* The arrays are described in mlstm_mixer.h. */
+EXPORT int xlstm_mlstm_mixer_forward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights, const float *up,
                                const float *window, const uint8_t *resets, const float *c, const float *n, const float *m,
                                float *y, float *tape, float *memories, float *c_out, float *n_out, float *m_out, int threads) {
-    EACH_ROW(mixer_forward, weights, up, window, resets, c, n, m, y, tape, memories, c_out, n_out, m_out);
+    EACH_ROW(mlstm_mixer_forward, weights, up, window, resets, c, n, m, y, tape, memories, c_out, n_out, m_out);
     return failed;
 }
 
 /* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
-EXPORT int xlstm_mixer_backward(const mixer_sizes *size, const mixer_weights *weights, const float *up,
+EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights, const float *up,
                                 const float *window, const uint8_t *resets, const float *tape, const float *memories,
                                 const float *dy, const float *dc, const float *dn, float *dup, float *dwindow,
                                 float *dc_out, float *dn_out, float *dweights, int threads) {
-    const int64_t floats = mixer_weight_floats(size);
-    EACH_ROW(mixer_backward, weights, up, window, resets, tape, memories, dy, dc, dn, dup, dwindow, dc_out, dn_out,
+    const int64_t floats = mlstm_mixer_weight_floats(size);
+    EACH_ROW(mlstm_mixer_backward, weights, up, window, resets, tape, memories, dy, dc, dn, dup, dwindow, dc_out, dn_out,
              dweights + part * floats);
     add_blocks(dweights, floats, threads);
     return failed;

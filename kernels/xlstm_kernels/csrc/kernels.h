@@ -8,7 +8,7 @@
 
 #include "mlstm.h"
 
-#include "mixer.h"
+#include "mlstm_mixer.h"
 
 #include "step.h"
 

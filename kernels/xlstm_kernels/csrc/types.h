@@ -29,17 +29,17 @@ typedef struct {
     mlstm_head head;
     int64_t E, K, block;
     float norm_eps;
-} mixer_sizes;
+} mlstm_mixer_sizes;
 
 /* conv_weight (K, E), conv_bias (E), maps [block, out, in], gate_weight (2 NH, 3 E), gate_bias (2 NH), norm_weight, skip (E) */
 typedef struct {
     const float *conv_weight, *conv_bias, *q_weight, *k_weight, *v_weight, *gate_weight, *gate_bias, *norm_weight, *skip;
-} mixer_weights;
+} mlstm_mixer_weights;
 
 /* Their gradients; gate_weight has rows of whole vectors. */
 typedef struct {
     float *conv_weight, *conv_bias, *q_weight, *k_weight, *v_weight, *gate_bias, *norm_weight, *skip, *gate_weight;
-} mixer_gradients;
+} mlstm_mixer_gradients;
 
 /* One thread's arrays for one chunk of L steps. */
 typedef struct {
@@ -50,7 +50,7 @@ typedef struct {
     float *gates, *f_slope, *gate, *h;       /* (2 NH, L), (NH, L), (E, L), (E, L) */
     float *dh, *dqkv, *dgates, *dconvolved;  /* (E, L), (3 E, L), (2 NH, L), (E, L) */
     float *dinput, *dgate, *steps, *rest;    /* (E, L), (E, L), (L, 3 E), what a chunk of one head needs */
-} mixer_arrays;
+} mlstm_mixer_arrays;
 
 /* Ask for an array's cache lines ahead of their use: a chunk's arithmetic hides the way from memory of the next. */
 INLINE void prefetch(const float *array, int64_t floats) {
@@ -68,17 +68,17 @@ INLINE int64_t chunk_floats(const mlstm_head *head, int64_t chunk) { return chun
 INLINE int64_t chunks_of(int64_t S, int64_t chunk) { return (S + chunk - 1) / chunk; }
 
 /* What the way back keeps of one row: h (chunks, E, L), then for each head the normaliser and m (chunks, 2, L). */
-INLINE int64_t mixer_tape(const mixer_sizes *size) {
+INLINE int64_t mlstm_mixer_tape(const mlstm_mixer_sizes *size) {
     return chunks_of(size->S, size->chunk) * size->chunk * (size->E + 2 * size->NH);
 }
 
-static int64_t mixer_weight_floats(const mixer_sizes *size) {
+static int64_t mlstm_mixer_weight_floats(const mlstm_mixer_sizes *size) {
     return size->E * (size->K + 3 + 3 * size->block) + 2 * size->NH * (1 + whole(3 * size->E));
 }
 
-INLINE mixer_gradients mixer_gradients_in(const mixer_sizes *size, float *block) {
+INLINE mlstm_mixer_gradients mlstm_mixer_gradients_in(const mlstm_mixer_sizes *size, float *block) {
     const int64_t E = size->E, maps = E * size->block;
-    mixer_gradients d;
+    mlstm_mixer_gradients d;
     d.conv_weight = block, d.conv_bias = d.conv_weight + size->K * E;
     d.q_weight = d.conv_bias + E, d.k_weight = d.q_weight + maps, d.v_weight = d.k_weight + maps;
     d.gate_bias = d.v_weight + maps, d.norm_weight = d.gate_bias + 2 * size->NH;
@@ -87,7 +87,7 @@ INLINE mixer_gradients mixer_gradients_in(const mixer_sizes *size, float *block)
 }
 
 /* Lay out a thread's arrays from `work` on; return how many floats that takes, which is all that happens at NULL. */
-static int64_t mixer_share(const mixer_sizes *size, float *work, mixer_arrays *a) {
+static int64_t mlstm_mixer_share(const mlstm_mixer_sizes *size, float *work, mlstm_mixer_arrays *a) {
     const int64_t E = size->E, NH = size->NH, L = size->chunk;
     int64_t used = 0;
 #define TAKE(array, floats) a->array = work ? (void *)(work + used) : NULL, used += (floats)

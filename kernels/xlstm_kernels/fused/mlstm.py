@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import core
-from ..ops.mlstm.compiled import HeadSizes, chunk_size, memory_floats, whole
+from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats, whole
+from ..ops.registration import must_record, register_gradient, register_op
 from ..state import mLSTMState
 
 HISTORY = 16  # as in csrc/core.c: the longest that a convolution looks back
@@ -49,14 +50,39 @@ def mlstm_mixer(
     Returns:
         (B, S, E) in the dtype of ``up``, and the state after it in float32.
     """
-    tensors = [x.float().contiguous() for x in (up, window, *state)]
-    weights = [weight.float().contiguous() for weight in weights]
+    given = (up, window, state.c, state.n, state.m.detach())
+    x, window, c, n, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
     resets = None if resets is None else resets.contiguous()
-    record = torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *weights))
+    record = must_record(x, window, c, n, *plain)
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    run = _forward_operator if record or torch.compiler.is_compiling() else _forward
-    y, c, n, m, *_ = run(*tensors, weights, resets, norm_eps, record)
+    run = _operator if record or torch.compiler.is_compiling() else _forward
+    y, c, n, m, *_ = run(x, window, c, n, m, plain, resets, norm_eps, record)
     return y.to(up.dtype), mLSTMState(c, n, m)
+
+
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # y, c, n and m, then the tape
+
+
+def _outputs(
+    up: Tensor,
+    window: Tensor,
+    c: Tensor,
+    n: Tensor,
+    m: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    norm_eps: float,
+    record: bool,
+) -> _Outputs:
+    """Room for the outputs; the tape holds h with each step's normaliser and m, and the memories between chunks."""
+    B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
+    NH, DH = c.shape[1], c.shape[2]
+    L = default_chunk_size(S, DH)
+    chunks = (S + L - 1) // L
+    steps = up.new_empty((B, chunks * L * (E + 2 * NH)) if record else (0,))
+    memories = up.new_empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,))
+    c, n, m = (x.new_empty(x.shape) for x in (c, n, m))
+    return up.new_empty(B, S, E), c, n, m, steps, memories
 
 
 def _forward(
@@ -65,100 +91,93 @@ def _forward(
     c: Tensor,
     n: Tensor,
     m: Tensor,
-    weights: Sequence[Tensor],
+    weights: list[Tensor],
     resets: Tensor | None,
     norm_eps: float,
     record: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    outputs = _outputs(up, c, n, m, record)
-    y, c_out, n_out, m_out, *kept = outputs
-    kept = kept if record else [None, None]
-    _call("forward", up, window, c, weights, norm_eps, up, window, resets, c, n, m, y, *kept, c_out, n_out, m_out)
+) -> _Outputs:
+    outputs = _outputs(up, window, c, n, m, weights, resets, norm_eps, record)
+    y, *last, steps, memories = outputs
+    tape = (steps, memories) if record else (None, None)
+    sizes = _sizes(up, window, c, weights, norm_eps)
+    core.call("xlstm_mlstm_mixer_forward", sizes, core.pointers(weights), up, window, resets, c, n, m, y, *tape, *last)
     return outputs
 
 
-def _outputs(
-    up: Tensor, c: Tensor, n: Tensor, m: Tensor, record: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for the outputs, the state after them, and what the way back keeps: h with normalisers, and memories."""
-    B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
-    NH, DH = c.shape[1], c.shape[2]
-    L = chunk_size(S, DH)
-    chunks = -(-S // L)
-    tape = up.new_empty((B, chunks * L * (E + 2 * NH)) if record else (0,))
-    memories = up.new_empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,))
-    return up.new_empty(B, S, E), torch.empty_like(c), torch.empty_like(n), torch.empty_like(m), tape, memories
-
-
-_forward_operator = torch.library.custom_op("xlstm_kernels::mlstm_mixer", _forward, mutates_args=())
-
-
-@_forward_operator.register_fake
-def _(up: Tensor, window: Tensor, c: Tensor, n: Tensor, m: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return _outputs(up, c, n, m, rest[-1])
-
-
-@torch.library.custom_op("xlstm_kernels::mlstm_mixer_backward", mutates_args=())
-def _backward_operator(
-    up: Tensor,
-    window: Tensor,
-    c: Tensor,
-    weights: Sequence[Tensor],
-    resets: Tensor | None,
-    tape: Tensor,
-    memories: Tensor,
+def _backward(
     dy: Tensor,
     dc: Tensor,
     dn: Tensor,
+    up: Tensor,
+    window: Tensor,
+    c: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    steps: Tensor,
+    memories: Tensor,
     norm_eps: float,
 ) -> list[Tensor]:
-    given = [torch.empty_like(x) for x in (up, window, dc, dn)]
-    dup, dwindow, dc_before, dn_before = given
-    sizes = [weight.numel() for weight in weights]
-    gates, columns = weights[GATE_WEIGHT].shape
-    del sizes[GATE_WEIGHT]  # in mixer_gradients it comes last, its rows filled up to whole vectors
-    blocks = up.new_zeros(torch.get_num_threads(), sum(sizes) + gates * whole(columns))
-    arrays = (up, window, resets, tape, memories, dy, dc, dn, dup, dwindow, dc_before, dn_before, blocks)
-    _call("backward", up, window, c, weights, norm_eps, *arrays)
-    *parts, dgates = blocks[0].split([*sizes, gates * whole(columns)])
-    parts.insert(GATE_WEIGHT, dgates.view(gates, -1)[:, :columns])
-    return [*given, *(part.reshape(weight.shape).clone() for part, weight in zip(parts, weights, strict=True))]
+    gradients = [torch.empty_like(x) for x in (up, window, dc, dn)]
+    shapes = [weight.shape for weight in weights]
+    gates, columns = shapes.pop(GATE_WEIGHT)
+    shapes.append(
+        torch.Size((gates, whole(columns)))
+    )  # in mlstm_mixer_gradients it comes last, in rows of whole vectors
+    blocks = up.new_zeros(torch.get_num_threads(), sum(shape.numel() for shape in shapes))
+    given = (x.contiguous() for x in (dy, dc, dn))
+    sizes = _sizes(up, window, c, weights, norm_eps)
+    arrays = (up, window, resets, steps, memories, *given, *gradients, blocks)
+    core.call("xlstm_mlstm_mixer_backward", sizes, core.pointers(weights), *arrays)
+    parts = blocks[0].split([shape.numel() for shape in shapes])
+    *dweights, dgates = (part.view(shape).clone() for part, shape in zip(parts, shapes, strict=True))
+    dweights.insert(GATE_WEIGHT, dgates[:, :columns].contiguous())
+    return [*gradients, *dweights]
 
 
-@_backward_operator.register_fake
-def _(up: Tensor, window: Tensor, c: Tensor, weights: Sequence[Tensor], *rest: Any) -> list[Tensor]:
-    dc, dn = rest[-3:-1]
-    return [torch.empty_like(x) for x in (up, window, dc, dn, *weights)]
+def _gradients(
+    dy: Tensor,
+    dc: Tensor,
+    dn: Tensor,
+    up: Tensor,
+    window: Tensor,
+    c: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    steps: Tensor,
+    memories: Tensor,
+    norm_eps: float,
+) -> list[Tensor]:
+    """Room for the gradients of up, window, c, n and the weights."""
+    return [x.new_empty(x.shape) for x in (up, window, dc, dn, *weights)]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    up, window, c, n, _, weights, resets, ctx.norm_eps, _ = inputs
-    *_, m, tape, memories = output
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(m, tape, memories)
-    ctx.save_for_backward(up, window, c, n, resets, tape, memories, *weights)
+def _sizes(up: Tensor, window: Tensor, c: Tensor, weights: Sequence[Tensor], norm_eps: float) -> _Sizes:
+    B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
+    NH, DH = c.shape[1], c.shape[2]
+    block = weights[2].shape[-1]
+    head = HeadSizes(DH, DH, whole(DH), 1)
+    return _Sizes(B, S, NH, default_chunk_size(S, DH), head, E, window.shape[1] + 1, block, norm_eps)
 
 
-def _differentiate(ctx: Any, dy: Tensor | None, dc: Tensor | None, dn: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    up, window, c, n, resets, tape, memories, *weights = ctx.saved_tensors
-    dy = up.new_zeros(*up.shape[:2], up.shape[2] // 2) if dy is None else dy.contiguous()
-    dc, dn = (torch.zeros_like(x) if d is None else d.contiguous() for d, x in ((dc, c), (dn, n)))
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
+    up, window, c, _, _, weights, resets, ctx.norm_eps, _ = inputs
+    y, c_after, n_after, m, steps, memories = output
+    ctx.mark_non_differentiable(m, steps, memories)
+    ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
+    ctx.save_for_backward(up, window, c, resets, steps, memories, *weights)
+    ctx.shapes = y.shape, c_after.shape, n_after.shape
+
+
+def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    up, window, c, resets, steps, memories, *weights = ctx.saved_tensors
+    given = zip(gradients, ctx.shapes, strict=False)  # of y, c, n; there is none of m and of the tape
+    dy, dc, dn = (up.new_zeros(shape) if dx is None else dx for dx, shape in given)
     dup, dwindow, dc, dn, *dweights = _backward_operator(
-        up, window, c, weights, resets, tape, memories, dy, dc, dn, ctx.norm_eps
+        dy, dc, dn, up, window, c, weights, resets, steps, memories, ctx.norm_eps
     )
     return dup, dwindow, dc, dn, None, dweights, None, None, None
 
 
-_forward_operator.register_autograd(_differentiate, setup_context=_save)
-
-
-def _call(
-    name: str, up: Tensor, window: Tensor, c: Tensor, weights: Sequence[Tensor], norm_eps: float, *arrays: Tensor | None
-) -> None:
-    B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
-    NH, DH = c.shape[1], c.shape[2]
-    block = weights[2].shape[-1]
-    sizes = _Sizes(
-        B, S, NH, chunk_size(S, DH), HeadSizes(DH, DH, whole(DH), 1), E, window.shape[1] + 1, block, norm_eps
-    )
-    core.call(f"xlstm_mixer_{name}", sizes, core.pointers(weights), *arrays)
+_operator = register_op("mlstm_mixer", _forward, _outputs, device="CPU")
+_backward_operator = register_op("mlstm_mixer_backward", _backward, _gradients, device="CPU")
+register_gradient("mlstm_mixer", _setup_context, _differentiate)

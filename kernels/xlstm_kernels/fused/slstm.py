@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import core
+from ..ops.registration import must_record, register_gradient, register_op
 from ..ops.slstm.average import from_average, to_average
 from ..ops.slstm.compiled import PANEL, to_panels
 from ..state import sLSTMState
@@ -42,16 +43,36 @@ def slstm_mixer(
     Returns:
         (B, S, D) in the dtype of ``x``, and the state after it in float32.
     """
-    h0, c0, n0, m0 = (leaf.float() for leaf in state)
-    y0, lam0 = to_average(c0, n0, m0.detach())
-    tensors = [t.contiguous() for t in (x.float(), window.float(), h0, y0, lam0, m0.detach())]
-    weights = [weight.float().contiguous() for weight in weights]
+    m_before = state.m.detach().float()
+    given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before), m_before)
+    x32, window, h, y, lam, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
     resets = None if resets is None else resets.contiguous()
-    record = torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *weights))
-    run = _forward_operator if record or torch.compiler.is_compiling() else _forward
-    out, h, y, lam, m, _ = run(*tensors, weights, resets, norm_eps, record)
-    c, n = from_average(y, lam, m)
-    return out.to(x.dtype), sLSTMState(h, c, n, m)
+    record = must_record(x32, window, h, y, lam, *plain)
+    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
+    run = _operator if record or torch.compiler.is_compiling() else _forward
+    out, h, y, lam, m, _ = run(x32, window, h, y, lam, m, plain, resets, norm_eps, record)
+    return out.to(x.dtype), sLSTMState(h, *from_average(y, lam, m), m)
+
+
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # the output, h, y, lam and m, then the tape
+
+
+def _outputs(
+    x: Tensor,
+    window: Tensor,
+    h: Tensor,
+    y: Tensor,
+    lam: Tensor,
+    m: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    norm_eps: float,
+    record: bool,
+) -> _Outputs:
+    """Room for the outputs; the tape holds z, o, alpha, y and the slope of log f."""
+    tape = x.new_empty((*x.shape[:2], h.shape[1], 5, h.shape[2]) if record else (0,))
+    h, y, lam, m = (leaf.new_empty(leaf.shape) for leaf in (h, y, lam, m))
+    return x.new_empty(x.shape), h, y, lam, m, tape
 
 
 def _forward(
@@ -61,49 +82,33 @@ def _forward(
     y: Tensor,
     lam: Tensor,
     m: Tensor,
-    weights: Sequence[Tensor],
+    weights: list[Tensor],
     resets: Tensor | None,
     norm_eps: float,
     record: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    outputs = _outputs(x, h, record)
+) -> _Outputs:
+    outputs = _outputs(x, window, h, y, lam, m, weights, resets, norm_eps, record)
     out, *last, tape = outputs
     state = torch.stack((h, y, lam, m))
     after = torch.empty_like(state)
     arrays = (x, window, resets, state, out, tape if record else None, after)
-    _call("forward", x, window, h, weights, norm_eps, *arrays)
+    core.call("xlstm_slstm_mixer_forward", _sizes(x, window, h, norm_eps), core.pointers(_packed(weights)), *arrays)
     for leaf, values in zip(last, after, strict=True):
         leaf.copy_(values)
     return outputs
 
 
-def _outputs(x: Tensor, h: Tensor, record: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for the outputs, the four parts of the state after them, and the tape."""
-    tape = x.new_empty((*x.shape[:2], h.shape[1], 5, h.shape[2]) if record else (0,))
-    h_out, y, lam, m = (torch.empty_like(h) for _ in range(4))
-    return torch.empty_like(x), h_out, y, lam, m, tape
-
-
-_forward_operator = torch.library.custom_op("xlstm_kernels::slstm_mixer", _forward, mutates_args=())
-
-
-@_forward_operator.register_fake
-def _(x: Tensor, window: Tensor, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return _outputs(x, h, rest[-1])
-
-
-@torch.library.custom_op("xlstm_kernels::slstm_mixer_backward", mutates_args=())
-def _backward_operator(
-    x: Tensor,
-    window: Tensor,
-    h: Tensor,
-    weights: Sequence[Tensor],
-    resets: Tensor | None,
-    tape: Tensor,
+def _backward(
     dout: Tensor,
     dh: Tensor,
     dy: Tensor,
     dlam: Tensor,
+    x: Tensor,
+    window: Tensor,
+    h: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    tape: Tensor,
     norm_eps: float,
 ) -> list[Tensor]:
     conv_weight, conv_bias, input_weight, _, bias, norm_weight = weights
@@ -111,68 +116,72 @@ def _backward_operator(
     dx, dwindow = torch.empty_like(x), torch.empty_like(window)
     dstate = torch.stack((dh, dy, dlam))
     dbefore = torch.empty_like(dstate)
-    state = h[None].contiguous()
-    simple = [w.numel() for w in (conv_weight, conv_bias, bias, norm_weight)]
-    blocks = x.new_zeros(torch.get_num_threads(), sum(simple) + NH * 12 * DH * DH)
-    arrays = (x, window, resets, state, tape, dout, dstate, dx, dwindow, dbefore, blocks)
-    _call("backward", x, window, h, weights, norm_eps, *arrays)
-    dconv_weight, dconv_bias, dbias, dnorm, matrices = blocks[0].split([*simple, NH * 12 * DH * DH])
-    convolved, hidden, given = matrices.view(NH, 4, DH, 3, DH).permute(3, 1, 0, 2, 4)  # (4, NH, DH, DH) each
+    shapes = [*(w.shape for w in (conv_weight, conv_bias, bias, norm_weight)), torch.Size((NH, 4, DH, 3, DH))]
+    numbers = [shape.numel() for shape in shapes]
+    blocks = x.new_zeros(torch.get_num_threads(), sum(numbers))
+    packed = _packed(weights)
+    arrays = (x, window, resets, h, tape, dout.contiguous(), dstate, dx, dwindow, dbefore, blocks)
+    core.call("xlstm_slstm_mixer_backward", _sizes(x, window, h, norm_eps), core.pointers(packed), *arrays)
+    parts = blocks[0].split(numbers)
+    dconv, dconv_bias, dbias, dnorm, matrices = (p.view(shape) for p, shape in zip(parts, shapes, strict=True))
+    convolved, hidden, given = matrices.permute(3, 1, 0, 2, 4)  # (4, NH, DH, DH) each
     dinput = torch.cat((convolved[:2], given[2:]))
-    shaped = (dconv_weight.view_as(conv_weight), dconv_bias, dinput, hidden, dbias.view_as(bias), dnorm)
-    return [
-        dx,
-        dwindow,
-        *(d.clone() for d in dbefore),
-        *(d.clone(memory_format=torch.contiguous_format) for d in shaped),
-    ]
+    shared = (*dbefore, dconv, dconv_bias, dinput, hidden, dbias, dnorm)
+    return [dx, dwindow, *(d.clone(memory_format=torch.contiguous_format) for d in shared)]
 
 
-@_backward_operator.register_fake
-def _(x: Tensor, window: Tensor, h: Tensor, weights: Sequence[Tensor], *rest: Any) -> list[Tensor]:
-    return [torch.empty_like(t) for t in (x, window, h, h, h, *weights)]
+def _gradients(
+    dout: Tensor,
+    dh: Tensor,
+    dy: Tensor,
+    dlam: Tensor,
+    x: Tensor,
+    window: Tensor,
+    h: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    tape: Tensor,
+    norm_eps: float,
+) -> list[Tensor]:
+    """Room for the gradients of x, window, h, y, lam and the weights."""
+    return [leaf.new_empty(leaf.shape) for leaf in (x, window, h, h, h, *weights)]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
     x, window, h, _, _, _, weights, resets, ctx.norm_eps, _ = inputs
     *_, m, tape = output
-    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(m, tape)
+    ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
     ctx.save_for_backward(x, window, h, resets, tape, *weights)
 
 
 def _differentiate(ctx: Any, dout: Tensor | None, *dstate: Tensor | None) -> tuple[Any, ...]:
     x, window, h, resets, tape, *weights = ctx.saved_tensors
-    dout = torch.zeros_like(x) if dout is None else dout.contiguous()
-    dh, dy, dlam = (torch.zeros_like(h) if d is None else d.contiguous() for d in dstate[:3])
+    dout = torch.zeros_like(x) if dout is None else dout
+    dh, dy, dlam = (torch.zeros_like(h) if d is None else d for d in dstate[:3])
     dx, dwindow, dh, dy, dlam, *dweights = _backward_operator(
-        x, window, h, weights, resets, tape, dout, dh, dy, dlam, ctx.norm_eps
+        dout, dh, dy, dlam, x, window, h, weights, resets, tape, ctx.norm_eps
     )
     return dx, dwindow, dh, dy, dlam, None, dweights, None, None, None
 
 
-_forward_operator.register_autograd(_differentiate, setup_context=_save)
+_operator = register_op("slstm_mixer", _forward, _outputs, device="CPU")
+_backward_operator = register_op("slstm_mixer_backward", _backward, _gradients, device="CPU")
+register_gradient("slstm_mixer", _setup_context, _differentiate)
 
 
-def _call(
-    name: str, x: Tensor, window: Tensor, h: Tensor, weights: Sequence[Tensor], norm_eps: float, *arrays: Tensor | None
-) -> None:
+def _sizes(x: Tensor, window: Tensor, h: Tensor, norm_eps: float) -> _Sizes:
+    return _Sizes(len(x), x.shape[1], h.shape[1], h.shape[2], window.shape[1] + 1, norm_eps)
+
+
+def _packed(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The fields of ``slstm_mixer_weights``; what a gate's units weigh lies in panels, see csrc/slstm_mixer.h."""
     conv_weight, conv_bias, input_weight, recurrent_weight, bias, norm_weight = weights
-    B, NH, DH = h.shape
-    # What a gate's units weigh: [head, operand, gate and unit]; see csrc/slstm_mixer.h.
     w, r = (weight.permute(1, 3, 0, 2) for weight in (input_weight, recurrent_weight))  # (NH, in, 4, out)
-    panels = [
-        to_panels(torch.cat((w[:, :, :2], r[:, :, :2]), 1).flatten(2)),
-        to_panels(torch.cat((r[:, :, 2:], w[:, :, 2:]), 1).flatten(2)),
-        to_panels(_back(input_weight, recurrent_weight)),
-    ]
-    sizes = _Sizes(B, x.shape[1], NH, DH, window.shape[1] + 1, norm_eps)
-    core.call(
-        f"xlstm_slstm_mixer_{name}",
-        sizes,
-        core.pointers((conv_weight, conv_bias, *panels, bias, norm_weight)),
-        *arrays,
-    )
+    if_panels = to_panels(torch.cat((w[:, :, :2], r[:, :, :2]), 1).flatten(2))
+    zo_panels = to_panels(torch.cat((r[:, :, 2:], w[:, :, 2:]), 1).flatten(2))
+    back_panels = to_panels(_back(input_weight, recurrent_weight))
+    return conv_weight, conv_bias, if_panels, zo_panels, back_panels, bias, norm_weight
 
 
 def _back(input_weight: Tensor, recurrent_weight: Tensor) -> Tensor:

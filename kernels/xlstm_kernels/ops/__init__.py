@@ -9,7 +9,7 @@ def backends() -> dict[str, tuple[str, ...]]:
     """The implementations that this installation has, by op, each list in ascending order of preference.
 
     >>> backends()
-    {'mlstm': ('native',), 'slstm': ('native', 'compiled')}
+    {'mlstm': ('native', 'compiled'), 'slstm': ('native', 'compiled')}
     """
     missing = set() if core.load() else {"compiled"}
     ops = {"mlstm": tuple(MLSTM_BACKENDS), "slstm": tuple(SLSTM_BACKENDS)}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ... import core
 from ...state import initial_mlstm_state, mLSTMState
 from ..checks import (
     check_devices,
@@ -19,9 +20,10 @@ from ..checks import (
     resolve_backend,
 )
 from ..padding import check_lengths, from_own_steps, to_own_steps, valid_steps
+from .compiled import mlstm_compiled
 from .native import mlstm_native
 
-BACKENDS = {"native": mlstm_native}
+BACKENDS = {"native": mlstm_native, "compiled": mlstm_compiled}  # the one that auto prefers comes last
 
 
 def mlstm(
@@ -64,7 +66,8 @@ def mlstm(
             exponential gate can take beyond float32.
         soft_cap: ``c`` bounds both gates' pre-activations smoothly, as ``c tanh(x / c)``; None leaves them.
         chunk_size: steps that are worked in parallel; changes speed and memory, not the result.
-        backend: ``auto`` or an implementation by name (``native``).
+        backend: ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
+            or ``auto``: the first of them that runs.
 
     Returns:
         ``h`` (B, S, NH, DV) in the dtype of ``v``, and an ``mLSTMState`` in float32 (float64 for float64 inputs).
@@ -85,7 +88,7 @@ def mlstm(
     check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": state.c, "resets": resets, "lengths": lengths})
     check_option("input_gate", input_gate, ("exponential", "sigmoid"))
     check_positive("soft_cap", soft_cap)
-    run = resolve_backend(backend, BACKENDS)
+    run = resolve_backend(backend, BACKENDS if core.runs(q, k, v, i, f) else {"native": mlstm_native})
     (q, k, v, i, f), resets = to_own_steps((q, k, v, i, f), resets, lengths, padding)
     i, logf = log_gates(i, f, input_gate, soft_cap, state.m.dtype)
     if lengths is not None:  # steps that write nothing and forget nothing

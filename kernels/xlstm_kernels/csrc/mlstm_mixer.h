@@ -6,15 +6,15 @@
  * Shapes: B batch, S sequence, E inner dim, NH heads, DH head dim, K kernel size. Contiguous arrays of floats:
  *   up, dup (B, S, 2 E): the memory's input, then the output gate        y, dy (B, S, E)
  *   window (B, K - 1, E): the inputs before the sequence                 resets (B, S) bytes
- *   tape: see mixer_tape                                                 memories (B, NH, chunks + 1, memory size) */
+ *   tape: see mlstm_mixer_tape                                                 memories (B, NH, chunks + 1, memory size) */
 
-static void FN(find_ages)(const mixer_sizes *size, const uint8_t *resets, int32_t *age) {
+static void FN(find_ages)(const mlstm_mixer_sizes *size, const uint8_t *resets, int32_t *age) {
     int32_t last = (int32_t)size->K;
     for (int64_t t = 0; t < size->S; t++) age[t] = last = resets[t] ? 0 : last < size->K ? last + 1 : last;
 }
 
 /* out (channels, L) = a block-diagonal map of in (channels, L); weight [block, out, in]. */
-INLINE void FN(headwise)(const mixer_sizes *size, int64_t L, const float *weight, const float *in, int64_t in_stride,
+INLINE void FN(headwise)(const mlstm_mixer_sizes *size, int64_t L, const float *weight, const float *in, int64_t in_stride,
                          float *out) {
     const int64_t width = size->block;
     for (int64_t c = 0; c < size->E; c++, weight += width)
@@ -27,7 +27,7 @@ INLINE void FN(headwise)(const mixer_sizes *size, int64_t L, const float *weight
 }
 
 /* Back through it: din += and dweight +=. */
-INLINE void FN(headwise_backward)(const mixer_sizes *size, int64_t L, const float *weight, const float *in,
+INLINE void FN(headwise_backward)(const mlstm_mixer_sizes *size, int64_t L, const float *weight, const float *in,
                                   int64_t in_stride, const float *dout, float *din, float *dweight) {
     const int64_t width = size->block;
     vec dots[WIDTH];
@@ -53,8 +53,8 @@ INLINE void FN(headwise_backward)(const mixer_sizes *size, int64_t L, const floa
 }
 
 /* Everything that the memory reads in the chunk at step t: all of `a` up to f_slope. `up` and `window` are the row's. */
-static void FN(mixer_inputs)(const mixer_sizes *size, const mixer_weights *w, int64_t t, int64_t steps, int64_t L,
-                             const float *up, const float *window, mixer_arrays *a) {
+static void FN(mlstm_mixer_inputs)(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *w, int64_t t, int64_t steps, int64_t L,
+                             const float *up, const float *window, mlstm_mixer_arrays *a) {
     const int64_t E = size->E, NH = size->NH, K = size->K, stride = HISTORY + L;
     transpose(up + t * 2 * E, 2 * E, steps, E, a->input + HISTORY, stride, L);
     transpose(up + t * 2 * E + E, 2 * E, steps, E, a->gate, L, L);
@@ -111,7 +111,7 @@ INLINE void FN(moments)(const float *h, int64_t DH, int64_t L, float eps, vec *m
     *scale = 1.0f / square_root(squares / (float)DH + eps);
 }
 
-static void FN(mixer_forward)(const mixer_sizes *size, int64_t b, const mixer_weights *w, const float *up,
+static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w, const float *up,
                               const float *window, const uint8_t *resets, const float *c, const float *n,
                               const float *m, float *y, float *tape, float *memories, float *c_out, float *n_out,
                               float *m_out, float *work) {
@@ -119,11 +119,11 @@ static void FN(mixer_forward)(const mixer_sizes *size, int64_t b, const mixer_we
     const int64_t S = size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk, DH = head.DV;
     const int64_t floats = memory_floats(&head), chunks = chunks_of(S, C);
     float *memory = work;
-    mixer_arrays a;
-    mixer_share(size, memory + NH * floats, &a);
+    mlstm_mixer_arrays a;
+    mlstm_mixer_share(size, memory + NH * floats, &a);
     if (!resets) a.age = NULL;
     up += b * S * 2 * E, window += b * (K - 1) * E, y += b * S * E;
-    if (tape) tape += b * mixer_tape(size);
+    if (tape) tape += b * mlstm_mixer_tape(size);
     if (a.age) FN(find_ages)(size, resets + b * S, a.age);
     for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, c, n, m, memory + g * floats);
 
@@ -131,7 +131,7 @@ static void FN(mixer_forward)(const mixer_sizes *size, int64_t b, const mixer_we
         const int64_t steps = S - t < C ? S - t : C, L = whole(steps);
         float scratch[2 * MAX_LANES];
         prefetch(up + (t + C) * 2 * E, (S - t < 2 * C ? S - t - C : C) * 2 * E);
-        FN(mixer_inputs)(size, w, t, steps, L, up, window, &a);
+        FN(mlstm_mixer_inputs)(size, w, t, steps, L, up, window, &a);
         float *h_chunk = tape ? tape + t * E : a.h;
         for (int64_t g = 0; g < NH; g++) {
             float *kept = tape ? tape + chunks * C * (E + 2 * g) + 2 * t : scratch, *h = h_chunk + g * DH * L;
@@ -158,19 +158,19 @@ static void FN(mixer_forward)(const mixer_sizes *size, int64_t b, const mixer_we
     }
 }
 
-static void FN(mixer_backward)(const mixer_sizes *size, int64_t b, const mixer_weights *w, const float *up,
+static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w, const float *up,
                                const float *window, const uint8_t *resets, const float *tape, const float *memories,
                                const float *dy, const float *dc, const float *dn, float *dup, float *dwindow,
                                float *dc_out, float *dn_out, float *dweights, float *work) {
     const mlstm_head head = size->head;
     const int64_t S = size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk, DH = head.DV;
     const int64_t floats = memory_floats(&head), chunks = chunks_of(S, C), rows = whole(3 * E);
-    const mixer_gradients d = mixer_gradients_in(size, dweights);
+    const mlstm_mixer_gradients d = mlstm_mixer_gradients_in(size, dweights);
     float *dmemory = work, *later = dmemory + NH * floats;
-    mixer_arrays a;
-    mixer_share(size, later + E * LANES, &a);
+    mlstm_mixer_arrays a;
+    mlstm_mixer_share(size, later + E * LANES, &a);
     if (!resets) a.age = NULL;
-    up += b * S * 2 * E, window += b * (K - 1) * E, dy += b * S * E, tape += b * mixer_tape(size);
+    up += b * S * 2 * E, window += b * (K - 1) * E, dy += b * S * E, tape += b * mlstm_mixer_tape(size);
     dup += b * S * 2 * E, dwindow += b * (K - 1) * E;
     if (a.age) FN(find_ages)(size, resets + b * S, a.age);
     for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, dc, dn, NULL, dmemory + g * floats);
@@ -183,7 +183,7 @@ static void FN(mixer_backward)(const mixer_sizes *size, int64_t b, const mixer_w
             prefetch(dy + (t - C) * E, C * E);
             prefetch(tape + (t - C) * E, C * E);
         }
-        FN(mixer_inputs)(size, w, t, steps, L, up, window, &a);
+        FN(mlstm_mixer_inputs)(size, w, t, steps, L, up, window, &a);
         transpose(dy + t * E, E, steps, E, a.dh, L, L);
         for (int64_t g = 0; g < NH; g++) {
             const float *kept = tape + chunks * C * (E + 2 * g) + 2 * t, *h = tape + t * E + g * DH * L;
