@@ -241,7 +241,7 @@ def _compiles(stack: xLSTMBlockStack) -> bool:
 
 def _is_papers(block: xLSTMBlock) -> bool:
     gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
-    return block.is_papers and isinstance(block.norm, nn.LayerNorm) and gated_gelu
+    return block.has_papers_mixer and isinstance(block.norm, nn.LayerNorm) and gated_gelu
 
 
 def _has_fitting_widths(block: xLSTMBlock) -> bool:
