@@ -32,7 +32,7 @@ class xLSTMBlock(nn.Module, ABC):
     norm: nn.LayerNorm | RMSNorm
     conv: CausalConv | None
     cell: mLSTMCell | sLSTMCell
-    is_papers: bool  # whether ``mixer`` is one of the paper's, which the C core has
+    has_papers_mixer: bool  # which the C core has too
     ffn_norm: nn.LayerNorm | RMSNorm
     ffn: GatedFFN | None
     dropout: nn.Dropout
@@ -132,7 +132,7 @@ class mLSTMBlock(xLSTMBlock):
         )
         self.skip = nn.Parameter(torch.ones(inner_dim)) if learnable_skip else None
         gated_as_papers = (input_gate, normalize, soft_cap) == ("exponential", True, None)
-        self.is_papers = gated_as_papers and self.conv is not None and self.skip is not None
+        self.has_papers_mixer = gated_as_papers and self.conv is not None and self.skip is not None
         self.down = nn.Linear(inner_dim, embedding_dim, bias=False)
         self.ffn = None
         self.dropout = nn.Dropout(dropout)
@@ -143,7 +143,7 @@ class mLSTMBlock(xLSTMBlock):
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
         up = self.up(x)  # (B, S, 2 E)
-        if self.is_papers and lengths is None and fused.runs_mlstm(up, state.conv.shape[1] + 1):
+        if self.has_papers_mixer and lengths is None and fused.runs_mlstm(up, state.conv.shape[1] + 1):
             return self._mix_compiled(up, state, resets)
         inner, gate = up.chunk(2, dim=-1)
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
@@ -153,7 +153,7 @@ class mLSTMBlock(xLSTMBlock):
         return self.down(h * F.silu(gate)), BlockState(window, cell)
 
     def _mix_compiled(self, up: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
-        """The rest of ``mixer`` in one call, for a block that ``is_papers``."""
+        """The rest of ``mixer`` in one call, for a block that has the paper's."""
         assert self.conv is not None
         assert self.skip is not None
         maps = (self.q.weight, self.k.weight, self.v.weight)
@@ -209,7 +209,7 @@ class xLSTM7BBlock(xLSTMBlock):
         check_divides("num_heads", num_heads, "embedding_dim", embedding_dim)
         check_divides("num_heads", num_heads, "the width of queries and keys", qk_dim)
         self.norm = residual_norm(norm, embedding_dim)
-        self.conv, self.is_papers = None, False
+        self.conv, self.has_papers_mixer = None, False
         self.q, self.k = (nn.Linear(embedding_dim, qk_dim, bias=False) for _ in range(2))
         self.v, self.o = (nn.Linear(embedding_dim, embedding_dim, bias=False) for _ in range(2))
         self.cell = mLSTMCell(
@@ -294,7 +294,7 @@ class sLSTMBlock(xLSTMBlock):
             num_blocks=num_blocks,
         )
         gated_as_papers = (forget_gate, recurrent_gradient_clip) == ("sigmoid", None)
-        self.is_papers = gated_as_papers and self.conv is not None
+        self.has_papers_mixer = gated_as_papers and self.conv is not None
         self.ffn_norm = residual_norm(norm, embedding_dim)
         self.ffn = GatedFFN(embedding_dim, hidden_dim, num_blocks=num_blocks, activation=ffn_activation)
         self.dropout = nn.Dropout(dropout)
@@ -302,14 +302,14 @@ class sLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        if self.is_papers and lengths is None and fused.runs_slstm(x, self.cell.head_dim):
+        if self.has_papers_mixer and lengths is None and fused.runs_slstm(x, self.cell.head_dim):
             return self._mix_compiled(x, state, resets)
         convolved, window = convolve(self.conv, x, state.conv, resets, lengths)
         h, cell = self.cell(convolved, x, state.cell, resets, lengths)
         return h, BlockState(window, cell)
 
     def _mix_compiled(self, x: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
-        """``mixer`` in one call, for a block that ``is_papers``."""
+        """``mixer`` in one call, for a block that has the paper's."""
         conv, cell = self.conv, self.cell
         assert conv is not None
         weights = (conv.weight, conv.bias, cell.input_weight, cell.recurrent_weight, cell.bias, cell.norm.weight)

@@ -234,20 +234,21 @@ def _plain(x: Tensor) -> Tensor:
 
 def _compiles(stack: xLSTMBlockStack) -> bool:
     """Whether the C core has this stack's step."""
-    blocks = cast("list[xLSTMBlock]", list(stack.blocks))
-    normed_as_papers = all(isinstance(norm, nn.LayerNorm) for norm in (stack.norm, *(block.norm for block in blocks)))
-    return core.runs(*stack.parameters()) and normed_as_papers and all(_fits(block) for block in blocks)
+    blocks = cast("list[xLSTMBlock]", stack.blocks)
+    papers = isinstance(stack.norm, nn.LayerNorm) and all(_is_papers(block) for block in blocks)
+    return papers and core.runs(*stack.parameters()) and all(_has_fitting_widths(block) for block in blocks)
 
 
-def _fits(block: xLSTMBlock) -> bool:
-    """Whether the block is one of the paper's and its widths fit the core's vectors."""
-    if not block.is_papers:
-        return False
+def _is_papers(block: xLSTMBlock) -> bool:
+    gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
+    return block.has_papers_mixer and isinstance(block.norm, nn.LayerNorm) and gated_gelu
+
+
+def _has_fitting_widths(block: xLSTMBlock) -> bool:
+    """Whether its widths are multiples of the core's vectors, those of maps and sLSTM heads dividing them also."""
     if isinstance(block, mLSTMBlock):
         size, head_fits = block.q.weight.shape[-1], block.cell.head_dim % LANES == 0
     else:
-        assert isinstance(block, sLSTMBlock)
-        assert block.ffn is not None
-        size, head_fits = block.cell.head_dim, block.ffn.activation == "gelu"
-    width = block.norm.weight.numel()
-    return head_fits and width % LANES == 0 and block.cell.dim % LANES == 0 and (LANES % size == 0 or size % LANES == 0)
+        size, head_fits = block.cell.head_dim, True
+    widths_fit = all(width % LANES == 0 for width in (block.cell.dim, block.norm.weight.numel()))
+    return head_fits and widths_fit and (LANES % size == 0 or size % LANES == 0)
