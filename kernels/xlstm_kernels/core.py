@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,19 +41,27 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Where the data of several contiguous tensors begin: what the core takes for a structure of pointers."""
-    return (ctypes.c_void_p * len(tensors))(*(pointer(tensor) for tensor in tensors))
+def call(name: str, *arguments: ctypes.Structure | Sequence[Tensor] | Tensor | None) -> None:
+    """Call a function of the core; its last argument, the number of threads, is added here.
 
-
-def call(name: str, *arguments: ctypes.Structure | ctypes.Array[ctypes.c_void_p] | Tensor | None) -> None:
-    """Call a function of the core on structures and contiguous tensors; its last argument is the number of threads.
+    Args:
+        name: of the function.
+        arguments: structures; contiguous tensors, passed as pointers to their data; several of these where the core
+            takes a structure of pointers.
 
     Raises:
         MemoryError: it could not allocate its working memory.
     """
     library = load()
     assert library is not None
-    given = (pointer(x) if x is None or isinstance(x, Tensor) else ctypes.byref(x) for x in arguments)
+    given = (_argument(x) for x in arguments)
     if getattr(library, name)(*given, ctypes.c_int(torch.get_num_threads())):
         raise MemoryError(f"{name} could not allocate its working memory")
+
+
+def _argument(x: ctypes.Structure | Sequence[Tensor] | Tensor | None) -> Any:
+    if x is None or isinstance(x, Tensor):
+        return pointer(x)
+    if isinstance(x, ctypes.Structure):
+        return ctypes.byref(x)
+    return (ctypes.c_void_p * len(x))(*(pointer(tensor) for tensor in x))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, needs_core
-from xlstm_kernels import core, map_state, mLSTMBlock, sLSTMBlock
+from xlstm_kernels import core, fused, map_state, mLSTMBlock, sLSTMBlock
 from xlstm_kernels.blocks import xLSTMBlock
 from xlstm_kernels.state import state_leaves
 
@@ -132,3 +132,31 @@ def called(run: Callable[[], object]) -> bool:
         patch.setattr(core, "call", spy)
         run()
     return bool(calls)
+
+
+def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torch._ops.OpOverload, tuple]:
+    """A block's operator and the arguments that its ``mixer`` gives it."""
+    block, seen = random_block(name), []
+    operator = getattr(torch.ops.xlstm_kernels, f"{name}_mixer").default
+    module = fused.mlstm if name == "mlstm" else fused.slstm
+
+    def spy(*arguments: object) -> object:
+        seen.append(arguments)
+        return operator(*arguments)
+
+    x = torch.randn(B, 20, block.norm.weight.numel())
+    resets = torch.rand(B, 20) < 0.1 if with_resets else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_operator", spy)
+        block(x, random_state(block), resets)
+    *arrays, weights, flags, norm_eps, _ = seen[0]
+    arrays, weights = ([x.detach().requires_grad_(record) for x in group] for group in (arrays, weights))
+    return operator, (*arrays, weights, flags, norm_eps, record)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "slstm"])
+@pytest.mark.parametrize("with_resets", [False, True])
+@pytest.mark.parametrize("record", [False, True])
+def test_pytorch_finds_no_fault_with_the_operators(name: str, with_resets: bool, record: bool) -> None:
+    operator, arguments = operator_arguments(name, with_resets, record)
+    torch.library.opcheck(operator, arguments)

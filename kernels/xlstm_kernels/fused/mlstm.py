@@ -100,7 +100,7 @@ def _forward(
     y, *last, steps, memories = outputs
     tape = (steps, memories) if record else (None, None)
     sizes = _sizes(up, window, c, weights, norm_eps)
-    core.call("xlstm_mlstm_mixer_forward", sizes, core.pointers(weights), up, window, resets, c, n, m, y, *tape, *last)
+    core.call("xlstm_mlstm_mixer_forward", sizes, weights, up, window, resets, c, n, m, y, *tape, *last)
     return outputs
 
 
@@ -127,7 +127,7 @@ def _backward(
     given = (x.contiguous() for x in (dy, dc, dn))
     sizes = _sizes(up, window, c, weights, norm_eps)
     arrays = (up, window, resets, steps, memories, *given, *gradients, blocks)
-    core.call("xlstm_mlstm_mixer_backward", sizes, core.pointers(weights), *arrays)
+    core.call("xlstm_mlstm_mixer_backward", sizes, weights, *arrays)
     parts = blocks[0].split([shape.numel() for shape in shapes])
     *dweights, dgates = (part.view(shape).clone() for part, shape in zip(parts, shapes, strict=True))
     dweights.insert(GATE_WEIGHT, dgates[:, :columns].contiguous())

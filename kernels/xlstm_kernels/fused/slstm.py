@@ -92,7 +92,7 @@ def _forward(
     state = torch.stack((h, y, lam, m))
     after = torch.empty_like(state)
     arrays = (x, window, resets, state, out, tape if record else None, after)
-    core.call("xlstm_slstm_mixer_forward", _sizes(x, window, h, norm_eps), core.pointers(_packed(weights)), *arrays)
+    core.call("xlstm_slstm_mixer_forward", _sizes(x, window, h, norm_eps), _packed(weights), *arrays)
     for leaf, values in zip(last, after, strict=True):
         leaf.copy_(values)
     return outputs
@@ -119,9 +119,8 @@ def _backward(
     shapes = [*(w.shape for w in (conv_weight, conv_bias, bias, norm_weight)), torch.Size((NH, 4, DH, 3, DH))]
     numbers = [shape.numel() for shape in shapes]
     blocks = x.new_zeros(torch.get_num_threads(), sum(numbers))
-    packed = _packed(weights)
     arrays = (x, window, resets, h, tape, dout.contiguous(), dstate, dx, dwindow, dbefore, blocks)
-    core.call("xlstm_slstm_mixer_backward", _sizes(x, window, h, norm_eps), core.pointers(packed), *arrays)
+    core.call("xlstm_slstm_mixer_backward", _sizes(x, window, h, norm_eps), _packed(weights), *arrays)
     parts = blocks[0].split(numbers)
     dconv, dconv_bias, dbias, dnorm, matrices = (p.view(shape) for p, shape in zip(parts, shapes, strict=True))
     convolved, hidden, given = matrices.permute(3, 1, 0, 2, 4)  # (4, NH, DH, DH) each
