@@ -1,16 +1,13 @@
 """Finds and loads the optional C core of the compiled backend, and says how it may be called."""
 
 import ctypes
-import functools
 import importlib.util
 
 import torch
 from torch import Tensor
 
 
-@functools.cache
-def load() -> ctypes.CDLL | None:
-    """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
+def _find() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("xlstm_kernels._core")
     if spec is None or spec.origin is None:
         return None
@@ -22,10 +19,16 @@ def load() -> ctypes.CDLL | None:
     return core
 
 
+_LIBRARY = _find()  # at import, because code that is being traced cannot load a library
+
+
+def load() -> ctypes.CDLL | None:
+    """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
+    return _LIBRARY
+
+
 def runs(*tensors: Tensor) -> bool:
-    """Whether the core takes these: float32 or narrower, on the CPU, and not being traced."""
-    if torch.compiler.is_compiling():  # asked first: tracing must not reach the loader
-        return False
+    """Whether the core takes these: float32 or narrower, and on the CPU."""
     on_cpu = all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
     return on_cpu and load() is not None
 
