@@ -3,14 +3,17 @@
 from .blocks import mLSTMBlock, sLSTMBlock
 from .cells import mLSTMCell, sLSTMCell
 from .ops import backends
+from .ops.lstm import lstm
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
 from .stack import xLSTMBlockStack, xLSTMConfig
 from .state import (
     BlockState,
+    LSTMState,
     StackState,
     concat_states,
     detach_state,
+    initial_lstm_state,
     initial_mlstm_state,
     initial_slstm_state,
     map_state,
@@ -25,12 +28,15 @@ from .state import (
 
 __all__ = [
     "BlockState",
+    "LSTMState",
     "StackState",
     "backends",
     "concat_states",
     "detach_state",
+    "initial_lstm_state",
     "initial_mlstm_state",
     "initial_slstm_state",
+    "lstm",
     "mLSTMBlock",
     "mLSTMCell",
     "mLSTMState",

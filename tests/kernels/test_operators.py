@@ -1,14 +1,10 @@
 """The recurrences as operators of PyTorch: registered rightly, traced as one node, exported, sober under autocast."""
 
-import itertools
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.kernels.recurrences import DK, DV, MLSTM, NH, RECURRENCES, B, Recurrence, needs_core
+from tests.kernels.recurrences import DK, DV, NH, RECURRENCES, B
 from xlstm_kernels.ops.mlstm.chunkwise import mlstm_chunkwise, mlstm_chunkwise_backward
 
 of_each = pytest.mark.parametrize("op", RECURRENCES, ids=lambda op: op.name)
