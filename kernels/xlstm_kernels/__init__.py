@@ -6,15 +6,18 @@ from .cells import mLSTMCell, sLSTMCell
 from .config import xLSTMConfig
 from .converters import from_xlstm, from_xlstm_large, state_from_xlstm, state_from_xlstm_large
 from .ops import backends
+from .ops.lstm import lstm
 from .ops.mlstm import mlstm
 from .ops.slstm import slstm
 from .parameters import parameter_groups
 from .stack import xLSTMBlockStack
 from .state import (
     BlockState,
+    LSTMState,
     StackState,
     concat_states,
     detach_state,
+    initial_lstm_state,
     initial_mlstm_state,
     initial_slstm_state,
     map_state,
@@ -31,6 +34,7 @@ from .step import StackStepper
 __all__ = [
     "TIREX",
     "BlockState",
+    "LSTMState",
     "StackState",
     "StackStepper",
     "backends",
@@ -38,8 +42,10 @@ __all__ = [
     "detach_state",
     "from_xlstm",
     "from_xlstm_large",
+    "initial_lstm_state",
     "initial_mlstm_state",
     "initial_slstm_state",
+    "lstm",
     "mLSTMBlock",
     "mLSTMCell",
     "mLSTMState",

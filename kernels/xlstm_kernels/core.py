@@ -21,16 +21,16 @@ def _find() -> ctypes.CDLL | None:
     return core
 
 
-_CORE = _find()  # at import, where no tracing can reach it
+_LIBRARY = _find()  # at import, because code that is being traced cannot load a library
 
 
 def load() -> ctypes.CDLL | None:
     """The core, or None where it was not built or cannot be loaded; the PyTorch path serves then."""
-    return _CORE
+    return _LIBRARY
 
 
 def runs(*tensors: Tensor) -> bool:
-    """Whether the core takes these: float32 or narrower, on the CPU."""
+    """Whether the core takes these: float32 or narrower, and on the CPU."""
     on_cpu = all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)
     return on_cpu and load() is not None
 

@@ -107,14 +107,15 @@ static float *slstm_work(const slstm_sizes *size) {
 
 /* The arrays are described in slstm.h. */
 EXPORT int xlstm_slstm_forward(const slstm_sizes *size, const float *gates, const float *bias, const float *panels,
-                               const uint8_t *resets, const float *state, float *h, float *tape, float *state_out,
-                               int threads) {
-    EACH_BLOCK(forward_rows, gates, bias, panels, resets, state, h, tape, state_out);
+                               const uint8_t *resets, const int64_t *lengths, const float *state, float *h, float *tape,
+                               float *state_out, int exponential_forget, int threads) {
+    EACH_BLOCK(forward_rows, gates, bias, panels, resets, lengths, state, h, tape, state_out, exponential_forget);
 }
 
-EXPORT int xlstm_slstm_backward(const slstm_sizes *size, const float *panels, const uint8_t *resets, const float *tape,
-                                const float *dh, const float *dstate, float *dgates, float *dstate_out, int threads) {
-    EACH_BLOCK(backward_rows, panels, resets, tape, dh, dstate, dgates, dstate_out);
+EXPORT int xlstm_slstm_backward(const slstm_sizes *size, const float *panels, const uint8_t *resets,
+                                const int64_t *lengths, const float *tape, const float *dh, const float *dstate,
+                                float *dgates, float *dstate_out, float clip, int threads) {
+    EACH_BLOCK(backward_rows, panels, resets, lengths, tape, dh, dstate, dgates, dstate_out, clip);
 }
 
 /* Working memory of a head: its memory and the arrays of a chunk. */

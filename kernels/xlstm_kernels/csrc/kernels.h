@@ -4,6 +4,8 @@
 
 #include "matrix.h"
 
+#include "slstm_cell.h"
+
 #include "slstm.h"
 
 #include "mlstm.h"
@@ -11,8 +13,6 @@
 #include "mlstm_mixer.h"
 
 #include "step.h"
-
-#include "slstm_cell.h"
 
 #include "slstm_mixer.h"
 

@@ -20,11 +20,11 @@ typedef struct {
 #define slstm_gates FN(slstm_gates)
 #define slstm_gradient FN(slstm_gradient)
 
-/* From pre-activations; the output is o y. */
-INLINE slstm_record FN(slstm_forward)(vec i, vec f, vec z, vec o, slstm_cell *cell) {
-    slstm_record record;
-    vec unused;
-    const vec logf = -softplus(-f, &record.f_slope, &unused);
+/* From pre-activations; the output is o y. The forget gate is a sigmoid, or exponential. */
+INLINE slstm_record FN(slstm_forward)(vec i, vec f, vec z, vec o, int exponential_forget, slstm_cell *cell) {
+    slstm_record record = {.f_slope = splat(1.0f)};
+    vec unused, logf = f;
+    if (!exponential_forget) logf = -softplus(-f, &record.f_slope, &unused);
     /* In this order: lam + logf would round the small logf away, the same way at every step. */
     const vec x = i - logf - cell->lam, kept = logf + cell->m;
     record.z = hyperbolic_tangent(z);

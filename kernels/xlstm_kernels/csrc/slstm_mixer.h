@@ -77,7 +77,7 @@ static void FN(slstm_mixer_forward)(const slstm_mixer_sizes *size, int64_t head,
                 slstm_cell cell = {load(y + at), load(lam + at), load(m + at)};
                 const slstm_record kept = slstm_forward(load(pre + d) + load(b + d), load(pre + DH + d) + load(b + D + d),
                                                         load(pre + 2 * DH + d) + load(b + 2 * D + d),
-                                                        load(pre + 3 * DH + d) + load(b + 3 * D + d), &cell);
+                                                        load(pre + 3 * DH + d) + load(b + 3 * D + d), 0, &cell);
                 store(y + at, cell.y);
                 store(lam + at, cell.lam);
                 store(m + at, cell.m);

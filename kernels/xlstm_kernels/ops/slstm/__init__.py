@@ -3,16 +3,17 @@
 Shapes: B batch, S sequence, NH heads, DH head dim.
 """
 
-import torch
 from torch import Tensor
 
 from ... import core
-from ...state import initial_slstm_state, sLSTMState
-from ..checks import check_dtypes, check_resets, check_shape, resolve_backend
+from ...state import initial_slstm_state, sLSTMState, where_state
+from ..checks import check_option, check_positive, resolve_backend
+from ..loops import check_arguments
+from ..padding import from_own_steps, to_own_steps
 from .compiled import slstm_compiled
-from .native import slstm_recurrent
+from .native import slstm_native
 
-BACKENDS = {"native": slstm_recurrent, "compiled": slstm_compiled}  # the one that auto prefers comes last
+BACKENDS = {"native": slstm_native, "compiled": slstm_compiled}  # the one that auto prefers comes last
 
 
 def slstm(
@@ -22,13 +23,16 @@ def slstm(
     state: sLSTMState | None = None,
     *,
     resets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    padding: str = "right",
+    forget_gate: str = "sigmoid",
+    recurrent_gradient_clip: float | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, sLSTMState]:
     """Run the sLSTM over a sequence of any length (one step included) and return outputs and the state after it.
 
-    Pre-activations are ``gates + recurrent_weight @ h + bias``, per head; the forget gate is a sigmoid, the input
-    gate exponential. Gradients are exact for every input and for the ``h``, ``c`` and ``n`` of ``state``; ``m`` is a
-    scale and gets none.
+    Pre-activations are ``gates + recurrent_weight @ h + bias``, per head; the input gate is exponential. Gradients are
+    exact for every input and for the ``h``, ``c`` and ``n`` of ``state``; ``m`` is a scale and gets none.
 
     Args:
         gates: the input's share of the pre-activations in the order i, f, z, o, (B, S, 4, NH, DH).
@@ -36,6 +40,12 @@ def slstm(
         bias: (4, NH, DH).
         state: where to continue; None is the empty memory.
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
+        lengths: integers (B,), the steps of each row that are its own, 0 to S; the others leave its state as it is,
+            give ``h = 0``, get no gradient and may hold anything, NaN included. None: all steps.
+        padding: the side on which the other steps lie, ``right`` or ``left``.
+        forget_gate: ``sigmoid`` or ``exponential``.
+        recurrent_gradient_clip: bounds, at every step, each entry of the gradient that flows back into ``h`` through
+            ``recurrent_weight``, against explosion over long sequences; None leaves gradients exact.
         backend: ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
             or ``auto``: the first of them that runs.
 
@@ -43,36 +53,24 @@ def slstm(
         ``h`` (B, S, NH, DH) in the dtype of ``gates``, and an ``sLSTMState`` in float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: a shape does not fit, the sequence is empty, or the backend is unknown.
-        TypeError: ``resets`` is not boolean.
+        ValueError: shapes or devices do not fit, the sequence is empty, a length is not in 0 ... S, or an option or
+            the backend is unknown or out of range.
+        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes do not fit.
 
     Source: Beck et al. 2024 (arXiv 2405.04517), equations 8 to 18.
 
     >>> h, state = slstm(gates, recurrent_weight)
     >>> h_next, state = slstm(gates_next, recurrent_weight, state=state)
     """
-    bias, state = check_slstm_arguments(gates, recurrent_weight, bias, state, resets)
-    usable = BACKENDS if core.runs(gates, recurrent_weight) else {"native": slstm_recurrent}
-    return resolve_backend(backend, usable)(gates, recurrent_weight, bias, state, resets)
-
-
-def check_slstm_arguments(
-    gates: Tensor, recurrent_weight: Tensor, bias: Tensor | None, state: sLSTMState | None, resets: Tensor | None
-) -> tuple[Tensor, sLSTMState]:
-    """Raise on arguments that do not fit each other; return the bias and the state to start from."""
-    if gates.ndim != 5 or gates.shape[2] != 4:
-        raise ValueError(f"gates must be (B, S, 4, NH, DH), got {tuple(gates.shape)}")
-    B, S, _, NH, DH = gates.shape
-    if S == 0:
-        raise ValueError(f"the sequence must have at least one step, got gates of shape {tuple(gates.shape)}")
-    check_shape("recurrent_weight", recurrent_weight, (4, NH, DH, DH), "(4, NH, DH, DH)")
-    check_resets(resets, B, S)
-    dtype = check_dtypes({"gates": gates, "recurrent_weight": recurrent_weight})
-    if bias is None:
-        bias = torch.zeros(4, NH, DH, device=gates.device, dtype=dtype)
-    check_shape("bias", bias, (4, NH, DH), "(4, NH, DH)")
-    if state is None:
-        state = initial_slstm_state(B, NH, DH, device=gates.device, dtype=dtype)
-    for name, leaf in zip(state._fields, state, strict=True):
-        check_shape(f"state.{name}", leaf, (B, NH, DH), "(B, NH, DH)")
-    return bias, state
+    bias, state = check_arguments(
+        gates, recurrent_weight, bias, state, resets, lengths, padding, initial_state=initial_slstm_state
+    )
+    check_option("forget_gate", forget_gate, ("sigmoid", "exponential"))
+    check_positive("recurrent_gradient_clip", recurrent_gradient_clip)
+    run = resolve_backend(backend, BACKENDS if core.runs(gates, recurrent_weight) else {"native": slstm_native})
+    (gates,), resets = to_own_steps((gates,), resets, lengths, padding)
+    options = forget_gate == "exponential", recurrent_gradient_clip
+    h, last = run(gates, recurrent_weight, bias, state, resets, lengths, *options)
+    if lengths is not None:  # exactly as it was, where a row has no step: it went through a quotient
+        last = where_state(lengths == 0, state, last)
+    return from_own_steps(h, lengths, padding), last

@@ -23,5 +23,5 @@ def to_average(c: Tensor, n: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
 
 def from_average(y: Tensor, lam: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """(y, lam) to (c, n) in units of exp(m); gradients reach y and lam."""
-    n = torch.exp(lam - m)
+    n = torch.exp(lam - m.clamp(min=torch.finfo(m.dtype).min))  # an empty memory is -inf in both
     return y * n, n

@@ -1,36 +1,110 @@
 """sLSTM in C: one call for a whole sequence forward, one backward, the weights' gradient as one matrix product.
 
+Pointers are taken inside the operators alone, where tensors are real.
+
 Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of PANEL inside.
 """
 
 import ctypes
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ... import core
-from ...state import sLSTMState
-from .average import from_average, to_average
+from .operators import Gradients, Outputs, register_slstm
 
 PANEL = 16  # as in csrc/core.c
 
 
-def slstm_compiled(
-    gates: Tensor, recurrent_weight: Tensor, bias: Tensor, state: sLSTMState, resets: Tensor | None
-) -> tuple[Tensor, sLSTMState]:
-    """The contract of ``slstm``, for tensors that ``core.runs``."""
-    DH = gates.shape[-1]
-    gates_, bias, h0, c0, n0, m0 = (_fill_panel(x.float(), 1) for x in (gates, bias, *state))
-    weight, m0 = _fill_panel(recurrent_weight.float(), 2), m0.detach()
-    h, y, lam, m = _Recurrence.apply(
-        gates_, bias, weight, h0, *to_average(c0, n0, m0), m0, resets, torch.is_grad_enabled()
-    )
-    c, n = from_average(y, lam, m)
-    last = sLSTMState(*(x[..., :DH].clone() for x in (h[:, -1], c, n, m)))  # views would keep all of h alive
-    return h[..., :DH].to(gates.dtype), last
+def _forward(
+    gates: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    exponential_forget: bool,
+    clip: float | None,
+    record: bool,
+) -> Outputs:
+    unpadded = gates.shape[-1]
+    gates, bias, state = (_fill_panel(x, 1).contiguous() for x in (gates, bias, state))
+    B, S, _, NH, DH = gates.shape
+    weight = _fill_panel(recurrent_weight, 2)
+    h, last = gates.new_empty(B, S, NH, DH), torch.empty_like(state)
+    make = gates.new_empty if lengths is None else gates.new_zeros  # rows write their own steps alone
+    tape = make(B, S, NH, 5, DH) if record else None
+    panels = to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
+    arrays = (gates, bias, panels, _flags(resets), _integers(lengths), state, h, tape, last)
+    _call("forward", h, *arrays, ctypes.c_int(exponential_forget))
+    h, last = (x[..., :unpadded].contiguous() for x in (h, last))
+    return h, last, gates.new_empty(0) if tape is None else tape
+
+
+def _forward_fake(
+    gates: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    exponential_forget: bool,
+    clip: float | None,
+    record: bool,
+) -> Outputs:
+    B, S, _, NH, DH = gates.shape
+    tape = (B, S, NH, 5, (DH + PANEL - 1) // PANEL * PANEL)
+    return gates.new_empty(B, S, NH, DH), state.new_empty(state.shape), gates.new_empty(tape if record else 0)
+
+
+def _backward(
+    dh: Tensor,
+    dlast: Tensor,
+    recurrent_weight: Tensor,
+    state: Tensor,
+    h: Tensor,
+    tape: Tensor,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    exponential_forget: bool,
+    clip: float | None,
+) -> Gradients:
+    unpadded = dh.shape[-1]
+    dh, dlast = (_fill_panel(x, 1).contiguous() for x in (dh, dlast))
+    weight = _fill_panel(recurrent_weight, 2)
+    B, S, NH, DH = dh.shape
+    dgates, dstate = dh.new_empty(B, S, 4, NH, DH), torch.zeros_like(dlast)
+    panels = to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
+    arrays = (panels, _flags(resets), _integers(lengths), tape, dh, dlast, dgates, dstate)
+    _call("backward", dh, *arrays, ctypes.c_float(torch.inf if clip is None else clip))
+    dgates, dstate = (x[..., :unpadded].contiguous() for x in (dgates, dstate))
+    h_before = torch.cat([state[0, :, None], h[:, :-1]], dim=1)
+    if resets is not None:
+        h_before = h_before.masked_fill(resets[..., None, None], 0.0)
+    # Views that BLAS reads as they are; einsum would copy them first, for longer than it multiplies.
+    dsteps = dgates.flatten(0, 1).permute(1, 2, 3, 0)  # (4, NH, DH, B * S)
+    inputs = h_before.flatten(0, 1).transpose(0, 1)  # (NH, B * S, DH)
+    dweight = torch.stack([torch.bmm(gate, inputs) for gate in dsteps])
+    return dgates, dweight, dgates.sum((0, 1)), dstate
+
+
+def _backward_fake(
+    dh: Tensor,
+    dlast: Tensor,
+    recurrent_weight: Tensor,
+    state: Tensor,
+    h: Tensor,
+    tape: Tensor,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    exponential_forget: bool,
+    clip: float | None,
+) -> Gradients:
+    B, S, NH, DH = h.shape
+    weight = recurrent_weight
+    dgates, dbias = h.new_empty(B, S, 4, NH, DH), h.new_empty(4, NH, DH)
+    return dgates, weight.new_empty(weight.shape), dbias, state.new_empty(state.shape)
 
 
 def _fill_panel(x: Tensor, dims: int) -> Tensor:
@@ -39,70 +113,31 @@ def _fill_panel(x: Tensor, dims: int) -> Tensor:
     return F.pad(x, (0, missing) * dims) if missing else x
 
 
-class _Sizes(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("B", "S", "NH", "DH")]
-
-
-class _Recurrence(torch.autograd.Function):
-    """Gates (B, S, 4, NH, DH) to h (B, S, NH, DH) and the last y, lam, m."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        gates: Tensor,
-        bias: Tensor,
-        weight: Tensor,
-        h0: Tensor,
-        y0: Tensor,
-        lam0: Tensor,
-        m0: Tensor,
-        resets: Tensor | None,
-        record: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        B, S, _, NH, DH = gates.shape
-        h = gates.new_empty(B, S, NH, DH)
-        tape = gates.new_empty(B, S, NH, 5, DH) if record and any(ctx.needs_input_grad) else None
-        state = torch.stack((h0, y0, lam0, m0))
-        last = torch.empty_like(state)
-        panels = to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
-        flags = None if resets is None else resets.contiguous()
-        _call("forward", gates, gates.contiguous(), bias.contiguous(), panels, flags, state, h, tape, last)
-        if tape is not None:
-            ctx.save_for_backward(weight, h0, h, tape, flags)
-        _, y, lam, m = last.unbind(0)
-        ctx.mark_non_differentiable(m)
-        return h, y, lam, m
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dh: Tensor, dy: Tensor, dlam: Tensor, _dm: Tensor) -> tuple[Tensor | None, ...]:
-        weight, h0, h, tape, flags = ctx.saved_tensors
-        B, S, NH, DH = h.shape
-        dgates = h.new_empty(B, S, 4, NH, DH)
-        dlast = torch.stack((torch.zeros_like(dy), dy, dlam))
-        dstate = torch.empty_like(dlast)
-        panels = to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
-        _call("backward", h, panels, flags, tape, dh.contiguous(), dlast, dgates, dstate)
-        h_before = torch.cat([h0[:, None], h[:, :-1]], dim=1)
-        if flags is not None:
-            h_before = h_before.masked_fill(flags[..., None, None], 0.0)
-        # Views that BLAS reads as they are; einsum would copy them first, for longer than it multiplies.
-        dsteps = dgates.flatten(0, 1).permute(1, 2, 3, 0)  # (4, NH, DH, B * S)
-        inputs = h_before.flatten(0, 1).transpose(0, 1)  # (NH, B * S, DH)
-        dweight = torch.stack([torch.bmm(gate, inputs) for gate in dsteps])
-        return dgates, dgates.sum((0, 1)), dweight, *dstate.unbind(0), None, None, None
-
-
 def to_panels(matrices: Tensor) -> Tensor:
     """(NH, rows, columns) with the columns cut into panels that lie together: (NH, columns / PANEL, rows, PANEL)."""
     return matrices.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
 
 
-def _call(name: str, like: Tensor, *arrays: Tensor | None) -> None:
-    """Call ``xlstm_slstm_<name>`` for the sizes of ``like``, gates (B, S, 4, NH, DH) or h (B, S, NH, DH)."""
+def _flags(resets: Tensor | None) -> Tensor | None:
+    return None if resets is None else resets.contiguous()
+
+
+def _integers(lengths: Tensor | None) -> Tensor | None:
+    return None if lengths is None else lengths.long().contiguous()
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("B", "S", "NH", "DH")]
+
+
+def _call(name: str, like: Tensor, *arguments: Tensor | ctypes.c_int | ctypes.c_float | None) -> None:
+    """Call ``xlstm_slstm_<name>`` for the sizes of ``like``, h (B, S, NH, DH)."""
     library = core.load()
     assert library is not None
-    sizes = _Sizes(like.shape[0], like.shape[1], *like.shape[-2:])
-    pointers = (core.pointer(array) for array in arrays)
-    if getattr(library, f"xlstm_slstm_{name}")(ctypes.byref(sizes), *pointers, ctypes.c_int(torch.get_num_threads())):
+    sizes = _Sizes(*like.shape)
+    passed = (core.pointer(x) if x is None or isinstance(x, Tensor) else x for x in arguments)
+    if getattr(library, f"xlstm_slstm_{name}")(ctypes.byref(sizes), *passed, ctypes.c_int(torch.get_num_threads())):
         raise MemoryError(f"the compiled sLSTM could not allocate its working memory, {like.shape[-1]} units a head")
+
+
+slstm_compiled = register_slstm("slstm_compiled", _forward, _forward_fake, _backward, _backward_fake, device="CPU")
