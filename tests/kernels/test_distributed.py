@@ -39,6 +39,7 @@ def train_on_share(rank: int, folder: Path) -> None:
     accumulate_gradients(DistributedDataParallel(stack), x[rank::PROCESSES], resets[rank::PROCESSES])
     if rank == 0:
         torch.save({name: p.grad for name, p in stack.named_parameters()}, folder / "gradients.pt")
+    distributed.barrier()  # a process that leaves early takes the other's connection with it
     distributed.destroy_process_group()
 
 

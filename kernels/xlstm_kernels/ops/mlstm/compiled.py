@@ -40,13 +40,14 @@ def mlstm_compiled(
 ) -> tuple[Tensor, mLSTMState]:
     """The contract of ``mlstm_native``, for tensors that ``core.runs``."""
     L = min(whole(chunk_size), MAX_LANES) if chunk_size else default_chunk_size(q.shape[1], q.shape[3])
-    inputs = [x.float().contiguous() for x in (q, k, v, i, logf, *state[:2], state.m.detach())]
+    dtype, given = v.dtype, (q, k, v, i, logf, state.c, state.n, state.m.detach())
+    q, k, v, i, logf, c, n, m = (x.float().contiguous() for x in given)
     resets = None if resets is None else resets.contiguous()
-    record = must_record(*inputs)
+    record = must_record(q, k, v, i, logf, c, n)
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
     run = _operator if record or torch.compiler.is_compiling() else _forward
-    h, c, n, m, *_ = run(*inputs, resets, L, normalize, record)
-    return h.to(v.dtype), mLSTMState(c, n, m)
+    h, c, n, m, *_ = run(q, k, v, i, logf, c, n, m, resets, L, normalize, record)
+    return h.to(dtype), mLSTMState(c, n, m)
 
 
 def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
@@ -176,9 +177,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m and of the tape
-    saved = ctx.saved_tensors
-    dh, dc, dn = (saved[0].new_zeros(shape) if dx is None else dx for dx, shape in given)
-    return *_backward_operator(dh, dc, dn, *saved, ctx.chunk_size, ctx.normalize), None, None, None, None, None
+    q, k, v, i, logf, resets, h, steps, memories = ctx.saved_tensors
+    dh, dc, dn = (q.new_zeros(shape) if dx is None else dx for dx, shape in given)
+    gradients = _backward_operator(
+        dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, ctx.chunk_size, ctx.normalize
+    )
+    return *gradients, None, None, None, None, None
 
 
 _operator = register_op("mlstm_compiled", _forward, _outputs, device="CPU")
