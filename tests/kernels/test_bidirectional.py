@@ -63,3 +63,11 @@ def test_the_first_output_knows_the_last_input() -> None:
 def test_an_unknown_merge_is_named() -> None:
     with pytest.raises(ValueError, match=r"merge must be one of \('concat', 'sum'\), got 'mean'"):
         random_encoder(merge="mean")
+
+
+def test_padded_rows_in_both_directions_compile_to_one_graph() -> None:
+    encoder, x, lengths = random_encoder(), double(3, 6, D), torch.tensor([6, 2, 0])
+    torch.compiler.reset()
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    expected = encoder(x, lengths=lengths, padding="left")
+    torch.testing.assert_close(compiled(x, lengths=lengths, padding="left"), expected)
