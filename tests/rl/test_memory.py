@@ -51,7 +51,7 @@ def test_options_reach_the_stack():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_size": 64}, r"unknown memory option 'hidden_size'; use one of \['cell', 'conv_kernel_size', "),
+        ({"hidden_size": 64}, r"unknown memory option 'hidden_size'; use one of \['cell', "),
         ({"cell": "elman"}, "unknown memory cell 'elman'; use 'xlstm'"),
         ({"dropout": 0.1}, r"memory dropout must be 0, got 0.1"),
         ({"num_blocks": 0}, "num_blocks must be >= 1, got 0"),

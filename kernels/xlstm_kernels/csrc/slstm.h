@@ -7,6 +7,7 @@
  *   lengths (B), or NULL: the steps of a row that are its own, the first ones. The others hold
  *   no reset; they leave its state, and on the way back its gradient, as they are: h and dgates are zero there, the
  *   tape is neither written nor read.
+ *   dweights: gradients of the bias and the recurrent weight are added to it, see slstm_weight_floats
  *   clip bounds what flows back through the recurrent weights into h, entry by entry; INFINITY does not.      */
 
 /* How many steps of each row are its own. */
@@ -25,12 +26,12 @@ INLINE void FN(write_state)(int parts, const float *from, int rows, int64_t DH, 
 /* Where a pointwise loop finds its four gates: one base, and the distance between them. */
 #define GATE(base, g) ((base) + (g) * NH * DH + d)
 
-static void FN(forward_rows)(const slstm_sizes *size, int64_t head, int64_t first, int count, const float *gates,
+static void FN(slstm_rows)(const slstm_sizes *size, row_block block, const float *gates,
                              const float *bias, const float *panels, const uint8_t *resets, const int64_t *lengths,
                              const float *state, float *h_out, float *tape, float *state_out, int exponential_forget,
                              float *work) {
-    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH;
-    const int rows = count <= 4 ? 4 : 8;
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH, head = block.head, first = block.first;
+    const int count = block.count, rows = count <= 4 ? 4 : 8;
     int64_t own[MAX_ROWS];
     FN(own_steps)(lengths, first, count, S, own);
     float *mixed = work, *h = mixed + rows * 4 * DH, *y = h + rows * DH, *lam = y + rows * DH, *m = lam + rows * DH;
@@ -53,6 +54,12 @@ static void FN(forward_rows)(const slstm_sizes *size, int64_t head, int64_t firs
                 continue;
             }
             float *record = tape ? tape + (step * NH + head) * 5 * DH : NULL;
+            /* More streams than the hardware follows by itself: rows times gates. */
+            for (int64_t d = 0; t + AHEAD < S && d < DH; d += LANES) {
+                for (int gate = 0; gate < 4; gate++) __builtin_prefetch(GATE(given + AHEAD * 4 * NH * DH, gate));
+                for (int part = 0; record && part < 5; part++)
+                    __builtin_prefetch(record + AHEAD * 5 * NH * DH + part * DH + d, 1);
+            }
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 const int64_t at = r * DH + d;
                 const vec i = load(GATE(given, 0)) + load(GATE(b, 0)) + load(mix + d);
@@ -74,17 +81,22 @@ static void FN(forward_rows)(const slstm_sizes *size, int64_t head, int64_t firs
         FN(write_state)(4, h + r * DH, rows, DH, state_out + ((first + r) * NH + head) * DH, leaf);
 }
 
-static void FN(backward_rows)(const slstm_sizes *size, int64_t head, int64_t first, int count, const float *panels,
-                              const uint8_t *resets, const int64_t *lengths, const float *tape, const float *dh,
-                              const float *dstate, float *dgates, float *dstate_out, float clip, float *work) {
-    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH;
-    const int rows = count <= 4 ? 4 : 8;
-    /* p and q carry the gradients of y and lam; mixed that of the h which the step before hands on. */
-    float *dmixed = work, *mixed = dmixed + rows * 4 * DH, *p = mixed + rows * DH, *q = p + rows * DH;
+static void FN(slstm_rows_backward)(const slstm_sizes *size, row_block block, const float *panels,
+                              const uint8_t *resets, const int64_t *lengths, const float *state, const float *tape, const float *dh,
+                              const float *dstate, float *dgates, float *dstate_out, float *dweights, float clip, float *work) {
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH, head = block.head, first = block.first;
+    const int count = block.count, rows = count <= 4 ? 4 : 8;
+    /* Gates' gradients and the h that they read, of several steps, for one product; p and q carry the gradients of y and
+     * lam, mixed that of the h which the step before hands on. */
+    float *dmixed_steps = work, *h_steps = dmixed_steps + rows * SLSTM_STEPS * 4 * DH;
+    float *mixed = h_steps + rows * SLSTM_STEPS * DH, *p = mixed + rows * DH, *q = p + rows * DH;
+    float *dbias = dweights + head * DH, *dweight = dweights + 4 * NH * DH + head * 4 * DH * DH;
+    int64_t filled = 0;
     int64_t own[MAX_ROWS];
     FN(own_steps)(lengths, first, count, S, own);
-    memset(dmixed, 0, sizeof(float) * rows * 4 * DH);
+    memset(work, 0, sizeof(float) * rows * SLSTM_STEPS * 5 * DH); /* rows that wait give nothing */
     for (int64_t t = S - 1; t >= 0; t--) {
+        float *dmixed = dmixed_steps + filled * rows * 4 * DH, *h_before = h_steps + filled * rows * DH;
         for (int r = 0; r < count; r++) {
             const int64_t step = (first + r) * S + t;
             const float *record = tape + (step * NH + head) * 5 * DH, *dh_step = dh + (step * NH + head) * DH;
@@ -95,6 +107,11 @@ static void FN(backward_rows)(const slstm_sizes *size, int64_t head, int64_t fir
             }
             if (t == own[r] - 1) /* only here, because the product clears what rows that wait would hold */
                 FN(read_state)(3, dstate + ((first + r) * NH + head) * DH, leaf, mixed + r * DH, rows, DH);
+            for (int64_t d = 0; t >= AHEAD && d < DH; d += LANES) {
+                for (int gate = 0; gate < 4; gate++) __builtin_prefetch(GATE(to - AHEAD * 4 * NH * DH, gate), 1);
+                for (int part = 0; part < 5; part++) __builtin_prefetch(record - AHEAD * 5 * NH * DH + part * DH + d);
+                __builtin_prefetch(dh_step - AHEAD * NH * DH + d);
+            }
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 const int64_t at = r * DH + d;
                 slstm_gradient of = {load(p + at), load(q + at)};
@@ -105,7 +122,12 @@ static void FN(backward_rows)(const slstm_sizes *size, int64_t head, int64_t fir
                 for (int gate = 0; gate < 4; gate++) {
                     store(GATE(to, gate), parts[gate]);
                     store(dmix + gate * DH + d, parts[gate]);
+                    store(GATE(dbias, gate), load(GATE(dbias, gate)) + parts[gate]);
                 }
+                const float *earlier = record - NH * 5 * DH + d;
+                store(h_before + at, resets && resets[step] ? splat(0.0f)
+                                     : t > 0 ? load(earlier + DH) * load(earlier + 3 * DH)
+                                             : load(state + ((first + r) * NH + head) * DH + d));
                 store(p + at, of.y);
                 store(q + at, of.lam);
             }
@@ -116,6 +138,10 @@ static void FN(backward_rows)(const slstm_sizes *size, int64_t head, int64_t fir
         for (int r = 0; resets && r < count; r++)
             if (resets[(first + r) * S + t])
                 for (int part = 0; part < 3; part++) memset(mixed + (part * rows + r) * DH, 0, sizeof(float) * DH);
+        if (++filled == SLSTM_STEPS || t == 0) {
+            multiply(4 * DH, DH, filled * rows, dmixed_steps, 1, 4 * DH, h_steps, DH, dweight, DH, 1);
+            filled = 0;
+        }
     }
     for (int r = 0; r < count; r++) {
         const int64_t row = ((first + r) * NH + head) * DH;

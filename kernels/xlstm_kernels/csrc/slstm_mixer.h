@@ -39,11 +39,11 @@ static void FN(find_past)(const slstm_mixer_sizes *size, int64_t first, int coun
     }
 }
 
-static void FN(slstm_mixer_forward)(const slstm_mixer_sizes *size, int64_t head, int64_t first, int count,
-                                    const slstm_mixer_weights *w, const float *x, const float *window, const uint8_t *resets,
+static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w, const float *x, const float *window, const uint8_t *resets,
                                     const float *state, float *out, float *tape, float *state_out, float *work) {
-    const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D, channel = head * DH;
-    const int rows = count <= 4 ? 4 : 8;
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D;
+    const int64_t head = block.head, first = block.first, channel = head * DH;
+    const int count = block.count, rows = count <= 4 ? 4 : 8;
     float *operands = work, *gates = operands + rows * 3 * DH, *y = gates + rows * 4 * DH, *lam = y + rows * DH;
     float *m = lam + rows * DH;
     int32_t *past = (int32_t *)(m + rows * DH);
@@ -114,13 +114,13 @@ INLINE void FN(standardise_backward)(const float *h, int64_t DH, const float *we
     }
 }
 
-static void FN(slstm_mixer_backward)(const slstm_mixer_sizes *size, int64_t head, int64_t first, int count,
-                                     const slstm_mixer_weights *w, const float *x, const float *window,
+static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w, const float *x, const float *window,
                                      const uint8_t *resets, const float *state, const float *tape, const float *dout,
                                      const float *dstate, float *dx, float *dwindow, float *dstate_out, float *dweights,
                                      float *work) {
-    const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D, channel = head * DH, K = size->K;
-    const int rows = count <= 4 ? 4 : 8;
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D, K = size->K;
+    const int64_t head = block.head, first = block.first, channel = head * DH;
+    const int count = block.count, rows = count <= 4 ? 4 : 8;
     const slstm_mixer_gradients to = slstm_mixer_gradients_in(size, dweights);
     /* Gates' gradients and operands of several steps, for one product; gradients of a step's operands; of the
      * convolution's sums at the K - 1 steps after this one; of y and lam (p, q). */
@@ -197,10 +197,10 @@ static void FN(slstm_mixer_backward)(const slstm_mixer_sizes *size, int64_t head
             }
         }
         if (++filled == SLSTM_STEPS || t == 0) {
-            float *block = to.matrices + head * 12 * DH * DH;
-            multiply(2 * DH, 2 * DH, filled * rows, dgates, 1, 4 * DH, operands, 3 * DH, block, 3 * DH, 1);
+            float *matrix = to.matrices + head * 12 * DH * DH;
+            multiply(2 * DH, 2 * DH, filled * rows, dgates, 1, 4 * DH, operands, 3 * DH, matrix, 3 * DH, 1);
             multiply(2 * DH, 2 * DH, filled * rows, dgates + 2 * DH, 1, 4 * DH, operands + DH, 3 * DH,
-                     block + 2 * DH * 3 * DH + DH, 3 * DH, 1);
+                     matrix + 2 * DH * 3 * DH + DH, 3 * DH, 1);
             filled = 0;
         }
     }

@@ -1,8 +1,19 @@
 /* Sizes, weights and working arrays of the kernels: what does not depend on the instruction set; included once. */
 
+/* A head and a few batch rows, at most MAX_ROWS, that a thread carries through time together. */
+typedef struct {
+    int64_t head, first;
+    int count;
+} row_block;
+
 typedef struct {
     int64_t B, S, NH, DH;
 } slstm_sizes;
+
+/* Gradients of bias (4, NH, DH) and, after it, of the recurrent weight (NH, 4 DH, DH): [head, gate and unit, unit]. */
+INLINE int64_t slstm_weight_floats(const slstm_sizes *size) { return size->NH * size->DH * 4 * (1 + size->DH); }
+
+INLINE int64_t slstm_work_floats(const slstm_sizes *size) { return MAX_ROWS * size->DH * (5 * SLSTM_STEPS + 8); }
 
 /* One head of an mLSTM; DVL is DV rounded up to whole vectors. */
 typedef struct {
@@ -67,6 +78,12 @@ INLINE int64_t chunk_floats(const mlstm_head *head, int64_t chunk) { return chun
 
 INLINE int64_t chunks_of(int64_t S, int64_t chunk) { return (S + chunk - 1) / chunk; }
 
+/* A head's memory, the arrays of a chunk, and what its kernels need. */
+INLINE int64_t mlstm_work_floats(const mlstm_sizes *size) {
+    const mlstm_head *head = &size->head;
+    return memory_floats(head) + size->chunk * (4 * head->DK + 4 * head->DV) + chunk_floats(head, size->chunk);
+}
+
 /* What the way back keeps of one row: h (chunks, E, L), then for each head the normaliser and m (chunks, 2, L). */
 INLINE int64_t mlstm_mixer_tape(const mlstm_mixer_sizes *size) {
     return chunks_of(size->S, size->chunk) * size->chunk * (size->E + 2 * size->NH);
@@ -100,6 +117,11 @@ static int64_t mlstm_mixer_share(const mlstm_mixer_sizes *size, float *work, mls
     TAKE(dinput, E * L), TAKE(dgate, E * L), TAKE(steps, L * whole(3 * E)), TAKE(rest, chunk_floats(&size->head, L));
 #undef TAKE
     return used;
+}
+
+INLINE int64_t mlstm_mixer_work_floats(const mlstm_mixer_sizes *size) {
+    mlstm_mixer_arrays none;
+    return size->NH * memory_floats(&size->head) + size->E * LANES + mlstm_mixer_share(size, NULL, &none);
 }
 
 /* One block of a stack as its step reads it: the paper's mLSTM (inner width E) or sLSTM block (E = D, `hidden` wide FFN).
@@ -154,3 +176,5 @@ INLINE int64_t slstm_mixer_weight_floats(const slstm_mixer_sizes *size) {
 INLINE int64_t slstm_mixer_work_floats(const slstm_mixer_sizes *size) {
     return MAX_ROWS * (size->S + size->DH * (7 * SLSTM_STEPS + 8 + size->K));
 }
+
+INLINE int64_t step_work_floats(const step_stack *stack, int64_t rows) { return rows * (2 * stack->D + 5 * stack->widest); }

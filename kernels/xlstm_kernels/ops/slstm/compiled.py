@@ -1,4 +1,4 @@
-"""sLSTM in C: one call for a whole sequence forward, one backward, the weights' gradient as one matrix product.
+"""sLSTM in C: one call for a whole sequence forward, one for its exact backward.
 
 Pointers are taken inside the operators alone, where tensors are real.
 
@@ -76,17 +76,14 @@ def _backward(
     B, S, NH, DH = dh.shape
     dgates, dstate = dh.new_empty(B, S, 4, NH, DH), torch.zeros_like(dlast)
     panels = to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
-    arrays = (panels, _flags(resets), _integers(lengths), tape, dh, dlast, dgates, dstate)
+    blocks = dh.new_zeros(torch.get_num_threads(), 4 * NH * DH * (1 + DH))  # of bias and weight, one a thread
+    begin = _fill_panel(state[0], 1).contiguous()
+    arrays = (panels, _flags(resets), _integers(lengths), begin, tape, dh, dlast, dgates, dstate, blocks)
     _call("backward", dh, *arrays, ctypes.c_float(torch.inf if clip is None else clip))
-    dgates, dstate = (x[..., :unpadded].contiguous() for x in (dgates, dstate))
-    h_before = torch.cat([state[0, :, None], h[:, :-1]], dim=1)
-    if resets is not None:
-        h_before = h_before.masked_fill(resets[..., None, None], 0.0)
-    # Views that BLAS reads as they are; einsum would copy them first, for longer than it multiplies.
-    dsteps = dgates.flatten(0, 1).permute(1, 2, 3, 0)  # (4, NH, DH, B * S)
-    inputs = h_before.flatten(0, 1).transpose(0, 1)  # (NH, B * S, DH)
-    dweight = torch.stack([torch.bmm(gate, inputs) for gate in dsteps])
-    return dgates, dweight, dgates.sum((0, 1)), dstate
+    dbias, dweight = blocks[0].split([4 * NH * DH, 4 * NH * DH * DH])
+    dbias, dweight = dbias.view(4, NH, DH), dweight.view(NH, 4, DH, DH).transpose(0, 1)
+    dgates, dstate, dbias = (x[..., :unpadded].contiguous() for x in (dgates, dstate, dbias))
+    return dgates, dweight[..., :unpadded, :unpadded].contiguous(), dbias.clone(), dstate
 
 
 def _backward_fake(
