@@ -72,6 +72,12 @@ static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block,
             const int64_t step = (first + r) * S + t;
             const float *pre = gates + r * 4 * DH, *b = w->bias + channel;
             float *h = operands + r * 3 * DH + DH, *record = tape ? tape + (step * NH + head) * 5 * DH : NULL;
+            for (int64_t d = 0; t + AHEAD < S && d < DH; d += LANES) {
+                __builtin_prefetch(x + (step + AHEAD) * D + channel + d);
+                __builtin_prefetch(out + (step + AHEAD) * D + channel + d, 1);
+                for (int part = 0; record && part < 5; part++)
+                    __builtin_prefetch(record + AHEAD * 5 * D + part * DH + d, 1);
+            }
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 const int64_t at = r * DH + d;
                 slstm_cell cell = {load(y + at), load(lam + at), load(m + at)};
@@ -147,6 +153,12 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
             FN(convolve)(size, first + r, t, channel, past[r * S + t], x, window, w->conv_weight, w->conv_bias, z);
             memcpy(h_before + DH, x + step * D + channel, sizeof(float) * DH);
             const int reset = resets && resets[step];
+            for (int64_t d = 0; t >= AHEAD && d < DH; d += LANES) {
+                __builtin_prefetch(x + (step - AHEAD) * D + channel + d);
+                __builtin_prefetch(dout + (step - AHEAD) * D + channel + d);
+                __builtin_prefetch(dx + (step - AHEAD) * D + channel + d, 1);
+                for (int part = 0; part < 5; part++) __builtin_prefetch(record - AHEAD * 5 * D + part * DH + d);
+            }
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 store(convolved + d, load(z + d) * sigmoid(load(z + d)));
                 store(h_now + d, load(record + DH + d) * load(record + 3 * DH + d));

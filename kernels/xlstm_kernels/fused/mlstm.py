@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import core
+from .. import buffers, core
 from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats, whole
 from ..ops.registration import must_record, register_gradient, register_op
 from ..state import mLSTMState
@@ -79,10 +79,10 @@ def _outputs(
     NH, DH = c.shape[1], c.shape[2]
     L = default_chunk_size(S, DH)
     chunks = (S + L - 1) // L
-    steps = up.new_empty((B, chunks * L * (E + 2 * NH)) if record else (0,))
-    memories = up.new_empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,))
+    steps = buffers.empty((B, chunks * L * (E + 2 * NH)) if record else (0,), like=up)
+    memories = buffers.empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,), like=up)
     c, n, m = (x.new_empty(x.shape) for x in (c, n, m))
-    return up.new_empty(B, S, E), c, n, m, steps, memories
+    return buffers.empty((B, S, E), like=up), c, n, m, steps, memories
 
 
 def _forward(
@@ -117,7 +117,7 @@ def _backward(
     memories: Tensor,
     norm_eps: float,
 ) -> list[Tensor]:
-    gradients = [torch.empty_like(x) for x in (up, window, dc, dn)]
+    gradients = [buffers.empty(x.shape, like=x) for x in (up, window, dc, dn)]
     shapes = [weight.shape for weight in weights]
     gates, columns = shapes.pop(GATE_WEIGHT)
     shapes.append(

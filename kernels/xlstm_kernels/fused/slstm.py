@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import core
+from .. import buffers, core
 from ..ops.registration import must_record, register_gradient, register_op
 from ..ops.slstm.average import from_average, to_average
 from ..ops.slstm.compiled import PANEL, to_panels
@@ -70,9 +70,9 @@ def _outputs(
     record: bool,
 ) -> _Outputs:
     """Room for the outputs; the tape holds z, o, alpha, y and the slope of log f."""
-    tape = x.new_empty((*x.shape[:2], h.shape[1], 5, h.shape[2]) if record else (0,))
+    tape = buffers.empty((*x.shape[:2], h.shape[1], 5, h.shape[2]) if record else (0,), like=x)
     h, y, lam, m = (leaf.new_empty(leaf.shape) for leaf in (h, y, lam, m))
-    return x.new_empty(x.shape), h, y, lam, m, tape
+    return buffers.empty(x.shape, like=x), h, y, lam, m, tape
 
 
 def _forward(
@@ -113,7 +113,7 @@ def _backward(
 ) -> list[Tensor]:
     conv_weight, conv_bias, input_weight, _, bias, norm_weight = weights
     _, NH, DH, _ = input_weight.shape
-    dx, dwindow = torch.empty_like(x), torch.empty_like(window)
+    dx, dwindow = buffers.empty(x.shape, like=x), torch.empty_like(window)
     dstate = torch.stack((dh, dy, dlam))
     dbefore = torch.empty_like(dstate)
     shapes = [*(w.shape for w in (conv_weight, conv_bias, bias, norm_weight)), torch.Size((NH, 4, DH, 3, DH))]

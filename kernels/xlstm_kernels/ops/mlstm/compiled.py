@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import core
+from ... import buffers, core
 from ...state import mLSTMState
 from ..registration import must_record, register_gradient, register_op
 
@@ -88,9 +88,9 @@ def _outputs(
     """Room for the outputs; the tape holds each step's normaliser and m, and the memories between chunks."""
     B, S, NH, DK = q.shape
     chunks = (S + chunk_size - 1) // chunk_size
-    steps = q.new_empty((B, NH, 2, chunks * chunk_size) if record else (0,))
-    memories = q.new_empty((B, NH, chunks + 1, memory_floats(DK, v.shape[-1])) if record else (0,))
-    h, c, n, m = (x.new_empty(x.shape) for x in (v, c, n, m))
+    steps = buffers.empty((B, NH, 2, chunks * chunk_size) if record else (0,), like=q)
+    memories = buffers.empty((B, NH, chunks + 1, memory_floats(DK, v.shape[-1])) if record else (0,), like=q)
+    h, c, n, m = (buffers.empty(x.shape, like=x) for x in (v, c, n, m))
     return h, c, n, m, steps, memories
 
 
@@ -156,7 +156,7 @@ def _gradients(
     normalize: bool,
 ) -> _Gradients:
     """Room for the gradients."""
-    dq, dk, dv, di, dlogf, dc, dn = (x.new_empty(x.shape) for x in (q, k, v, i, logf, dc, dn))
+    dq, dk, dv, di, dlogf, dc, dn = (buffers.empty(x.shape, like=x) for x in (q, k, v, i, logf, dc, dn))
     return dq, dk, dv, di, dlogf, dc, dn
 
 

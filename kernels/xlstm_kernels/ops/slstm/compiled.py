@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ... import core
+from ... import buffers, core
 from .operators import Gradients, Outputs, register_slstm
 
 PANEL = 16  # as in csrc/core.c
@@ -33,8 +33,9 @@ def _forward(
     B, S, _, NH, DH = gates.shape
     weight = _fill_panel(recurrent_weight, 2)
     h, last = gates.new_empty(B, S, NH, DH), torch.empty_like(state)
-    make = gates.new_empty if lengths is None else gates.new_zeros  # rows write their own steps alone
-    tape = make(B, S, NH, 5, DH) if record else None
+    tape = buffers.empty((B, S, NH, 5, DH), like=gates) if record else None
+    if tape is not None and lengths is not None:
+        tape.zero_()  # rows write their own steps alone
     panels = to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
     arrays = (gates, bias, panels, _flags(resets), _integers(lengths), state, h, tape, last)
     _call("forward", h, *arrays, ctypes.c_int(exponential_forget))
@@ -74,7 +75,7 @@ def _backward(
     dh, dlast = (_fill_panel(x, 1).contiguous() for x in (dh, dlast))
     weight = _fill_panel(recurrent_weight, 2)
     B, S, NH, DH = dh.shape
-    dgates, dstate = dh.new_empty(B, S, 4, NH, DH), torch.zeros_like(dlast)
+    dgates, dstate = buffers.empty((B, S, 4, NH, DH), like=dh), torch.zeros_like(dlast)
     panels = to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
     blocks = dh.new_zeros(torch.get_num_threads(), 4 * NH * DH * (1 + DH))  # of bias and weight, one a thread
     begin = _fill_panel(state[0], 1).contiguous()
