@@ -12,15 +12,16 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-#define MAX_ROWS 8 /* batch rows that a thread carries through time together */
-#define STEP_ROWS 8 /* batch rows that a thread takes through a step of the stack together */
+/* A loop with a constant number of rounds, unrolled: its index selects registers. */
+#define EACH(index, count) _Pragma("GCC unroll 16") for (int index = 0; index < (count); index++)
+#define MAX_ROWS 8    /* batch rows that a thread carries through time together */
+#define STEP_ROWS 8   /* batch rows that a thread takes through a step of the stack together */
 #define SLSTM_STEPS 8 /* steps whose shares of the weights' gradients are summed at once */
-#define AHEAD 4 /* steps before its use that an array's cache lines are asked for */
-#define PANEL 16   /* columns of a packed matrix that lie together */
-#define LANES 16   /* what the number of steps in a chunk is a multiple of: the widest vector */
+#define AHEAD 4       /* steps before its use that an array's cache lines are asked for */
+#define PANEL 16      /* columns of a packed matrix that lie together */
+#define LANES 16      /* what the number of steps in a chunk is a multiple of: the widest vector */
 #define MAX_LANES 64
-#define HISTORY 16 /* inputs before a chunk that its convolution reads: at least K - 1 */
+#define HISTORY 16          /* inputs before a chunk that its convolution reads: at least K - 1 */
 #define MLSTM_EPSILON 1e-6f /* as in ops/mlstm/constants.py */
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -79,16 +80,17 @@ EXPORT int xlstm_instruction_set(int wanted) {
 /* Share `items` among the threads, each of which allocates `floats` of working memory; the rest is what to do with one
  * `item`, given `work` and the number of the thread's `part`. Sets `failed` where memory ran out. A part is a run of
  * items, always the same one, so that sums over them repeat. */
-#define SHARE(items, floats, ...)                                                                                      \
-    int failed = 0;                                                                                                    \
-    threads = at_most_items(threads, items);                                                                           \
-    _Pragma("omp parallel for num_threads(threads) if (threads > 1) reduction(| : failed)")                            \
-    for (int part = 0; part < threads; part++) {                                                                       \
-        float *work = malloc(sizeof(float) * (floats));                                                                \
-        failed |= work == NULL;                                                                                        \
-        for (int64_t item = (items) * part / threads; work && item < (items) * (part + 1) / threads; item++)           \
-            __VA_ARGS__;                                                                                               \
-        free(work);                                                                                                    \
+#define SHARE(items, floats, ...)                                                                                \
+    int failed = 0;                                                                                              \
+    threads = at_most_items(threads, items);                                                                     \
+    _Pragma("omp parallel for num_threads(threads) if (threads > 1) reduction(| : failed)") for (int part = 0;   \
+                                                                                                 part < threads; \
+                                                                                                 part++) {       \
+        float *work = malloc(sizeof(float) * (floats));                                                          \
+        failed |= work == NULL;                                                                                  \
+        for (int64_t item = (items) * part / threads; work && item < (items) * (part + 1) / threads; item++)     \
+            __VA_ARGS__;                                                                                         \
+        free(work);                                                                                              \
     }
 
 static int at_most_items(int threads, int64_t items) {
@@ -119,8 +121,8 @@ EXPORT int xlstm_slstm_forward(const slstm_sizes *size, const float *gates, cons
                                float *state_out, int exponential_forget, int threads) {
     const int together = rows_together(size->B, size->NH, threads);
     SHARE(chunks_of(size->B, together) * size->NH, slstm_work_floats(size),
-          PICK(slstm_rows)(size, block_at(size->B, size->NH, together, item), gates, bias, panels, resets, lengths, state,
-                           h, tape, state_out, exponential_forget, work));
+          PICK(slstm_rows)(size, block_at(size->B, size->NH, together, item), gates, bias, panels, resets, lengths,
+                           state, h, tape, state_out, exponential_forget, work));
     return failed;
 }
 
@@ -132,8 +134,8 @@ EXPORT int xlstm_slstm_backward(const slstm_sizes *size, const float *panels, co
     const int together = rows_together(size->B, size->NH, threads);
     const int64_t floats = slstm_weight_floats(size);
     SHARE(chunks_of(size->B, together) * size->NH, slstm_work_floats(size),
-          PICK(slstm_rows_backward)(size, block_at(size->B, size->NH, together, item), panels, resets, lengths, state, tape,
-                                    dh, dstate, dgates, dstate_out, dweights + part * floats, clip, work));
+          PICK(slstm_rows_backward)(size, block_at(size->B, size->NH, together, item), panels, resets, lengths, state,
+                                    tape, dh, dstate, dgates, dstate_out, dweights + part * floats, clip, work));
     add_blocks(dweights, floats, threads);
     return failed;
 }
@@ -144,7 +146,8 @@ EXPORT int xlstm_mlstm_forward(const mlstm_sizes *size, const float *q, const fl
                                float *h, float *tape, float *memories, float *c_out, float *n_out, float *m_out,
                                int threads) {
     SHARE(size->B * size->NH, mlstm_work_floats(size),
-          PICK(mlstm_forward)(size, item, q, k, v, i, logf, resets, c, n, m, h, tape, memories, c_out, n_out, m_out, work));
+          PICK(mlstm_forward)(size, item, q, k, v, i, logf, resets, c, n, m, h, tape, memories, c_out, n_out, m_out,
+                              work));
     return failed;
 }
 
@@ -154,8 +157,8 @@ EXPORT int xlstm_mlstm_backward(const mlstm_sizes *size, const float *q, const f
                                 float *dk, float *dv, float *di, float *dlogf, float *dc_out, float *dn_out,
                                 int threads) {
     SHARE(size->B * size->NH, mlstm_work_floats(size),
-          PICK(mlstm_backward)(size, item, q, k, v, i, logf, resets, h, tape, memories, dh, dc, dn, dq, dk, dv, di, dlogf,
-                               dc_out, dn_out, work));
+          PICK(mlstm_backward)(size, item, q, k, v, i, logf, resets, h, tape, memories, dh, dc, dn, dq, dk, dv, di,
+                               dlogf, dc_out, dn_out, work));
     return failed;
 }
 
@@ -171,8 +174,8 @@ EXPORT int xlstm_mlstm_mixer_forward(const mlstm_mixer_sizes *size, const mlstm_
 }
 
 /* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
-EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights, const float *up,
-                                      const float *window, const uint8_t *resets, const float *tape,
+EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights,
+                                      const float *up, const float *window, const uint8_t *resets, const float *tape,
                                       const float *memories, const float *dy, const float *dc, const float *dn,
                                       float *dup, float *dwindow, float *dc_out, float *dn_out, float *dweights,
                                       int threads) {
@@ -186,20 +189,20 @@ EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm
 
 /* The arrays are described in slstm_mixer.h. */
 EXPORT int xlstm_slstm_mixer_forward(const slstm_mixer_sizes *size, const slstm_mixer_weights *weights, const float *x,
-                                     const float *window, const uint8_t *resets, const float *state, float *y, float *tape,
-                                     float *state_out, int threads) {
+                                     const float *window, const uint8_t *resets, const float *state, float *y,
+                                     float *tape, float *state_out, int threads) {
     const int together = rows_together(size->B, size->NH, threads);
     SHARE(chunks_of(size->B, together) * size->NH, slstm_mixer_work_floats(size),
-          PICK(slstm_mixer_rows)(size, block_at(size->B, size->NH, together, item), weights, x, window, resets, state, y,
-                                 tape, state_out, work));
+          PICK(slstm_mixer_rows)(size, block_at(size->B, size->NH, together, item), weights, x, window, resets, state,
+                                 y, tape, state_out, work));
     return failed;
 }
 
 /* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
 EXPORT int xlstm_slstm_mixer_backward(const slstm_mixer_sizes *size, const slstm_mixer_weights *weights, const float *x,
                                       const float *window, const uint8_t *resets, const float *state, const float *tape,
-                                      const float *dy, const float *dstate, float *dx, float *dwindow, float *dstate_out,
-                                      float *dweights, int threads) {
+                                      const float *dy, const float *dstate, float *dx, float *dwindow,
+                                      float *dstate_out, float *dweights, int threads) {
     const int together = rows_together(size->B, size->NH, threads);
     const int64_t floats = slstm_mixer_weight_floats(size);
     SHARE(chunks_of(size->B, together) * size->NH, slstm_mixer_work_floats(size),
@@ -214,13 +217,13 @@ EXPORT int xlstm_slstm_mixer_backward(const slstm_mixer_sizes *size, const slstm
 EXPORT int xlstm_step(const step_stack *stack, int64_t B, const float *x, const float *state, const uint8_t *resets,
                       float *y, float *state_out, int threads) {
     SHARE(chunks_of(B, STEP_ROWS), step_work_floats(stack, B < STEP_ROWS ? B : STEP_ROWS),
-          PICK(step_rows)(stack, item * STEP_ROWS, B - item * STEP_ROWS < STEP_ROWS ? B - item * STEP_ROWS : STEP_ROWS, x,
-                          state, resets, y, state_out, work));
+          PICK(step_rows)(stack, item * STEP_ROWS, B - item * STEP_ROWS < STEP_ROWS ? B - item * STEP_ROWS : STEP_ROWS,
+                          x, state, resets, y, state_out, work));
     return failed;
 }
 
 /* Importable so that build and import systems treat the library as an ordinary extension; it has nothing in it. */
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_core", "The compiled kernels; called through ctypes.", 0,
-                                    NULL, NULL, NULL, NULL, NULL};
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_core", "The compiled kernels; called through ctypes.", 0, NULL, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__core(void) { return PyModule_Create(&module); }

@@ -30,21 +30,22 @@ INLINE float FN(total)(vec v) {
 #define UPPER(lane, apart) (lane) & (apart) ? WIDTH + ((lane) ^ (apart)) : (lane)
 #define LOWER(lane, apart) (lane) & (apart) ? WIDTH + (lane) : (lane) ^ (apart)
 INLINE void FN(transpose_square)(vec row[WIDTH]) {
-#define EXCHANGE(apart)                                                                                \
-    UNROLL for (int i = 0; i < WIDTH; i++) if (!(i & apart)) {                                         \
-        const vec first = row[i], second = row[i | apart];                                             \
-        row[i] = __builtin_shuffle(first, second, (ivec)EACH_LANE(UPPER, apart));                      \
-        row[i | apart] = __builtin_shuffle(first, second, (ivec)EACH_LANE(LOWER, apart));              \
-    }
+#define EXCHANGE(apart)                                                                       \
+    EACH (i, WIDTH)                                                                           \
+        if (!(i & apart)) {                                                                   \
+            const vec first = row[i], second = row[i | apart];                                \
+            row[i] = __builtin_shuffle(first, second, (ivec)EACH_LANE(UPPER, apart));         \
+            row[i | apart] = __builtin_shuffle(first, second, (ivec)EACH_LANE(LOWER, apart)); \
+        }
     EACH_DISTANCE(EXCHANGE)
 #undef EXCHANGE
 }
 
 /* The sums of WIDTH vectors' elements, one in each lane; the vectors are used up. */
 INLINE vec FN(totals)(vec row[WIDTH]) {
-#define FOLD(apart)                                                                                    \
-    UNROLL for (int i = 0; i < apart; i++)                                                             \
-        row[i] = __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(UPPER, apart)) +            \
+#define FOLD(apart)                                                                         \
+    EACH (i, apart)                                                                         \
+        row[i] = __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(UPPER, apart)) + \
                  __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(LOWER, apart));
     EACH_DISTANCE(FOLD)
 #undef FOLD
@@ -62,30 +63,37 @@ static void FN(transpose)(const float *from, int64_t from_stride, int64_t rows, 
         int64_t c = 0;
         for (; c + WIDTH <= columns; c += WIDTH) {
             vec block[WIDTH];
-            if (count == WIDTH) UNROLL for (int i = 0; i < WIDTH; i++) block[i] = load(from + (r + i) * from_stride + c);
-            else for (int i = 0; i < WIDTH; i++) block[i] = i < count ? load(from + (r + i) * from_stride + c) : splat(0.0f);
+            if (count == WIDTH) {
+                EACH (i, WIDTH) block[i] = load(from + (r + i) * from_stride + c);
+            } else {
+                for (int i = 0; i < WIDTH; i++)
+                    block[i] = i < count ? load(from + (r + i) * from_stride + c) : splat(0.0f);
+            }
             FN(transpose_square)(block);
-            UNROLL for (int i = 0; i < WIDTH; i++) store(to + (c + i) * to_stride + r, block[i]);
+            EACH (i, WIDTH) store(to + (c + i) * to_stride + r, block[i]);
         }
         for (; c < columns; c++)
-            for (int64_t i = 0; i < WIDTH; i++) to[c * to_stride + r + i] = i < count ? from[(r + i) * from_stride + c] : 0.0f;
+            for (int64_t i = 0; i < WIDTH; i++)
+                to[c * to_stride + r + i] = i < count ? from[(r + i) * from_stride + c] : 0.0f;
     }
 }
 #define transpose FN(transpose)
 
-/* The operands of out (rows, lanes) = a (rows, depth) b (depth, lanes); a is read with any strides, one float at a time. */
-INLINE void FN(outer_tile)(const int rows, const int vecs, const float *a, int64_t a_row, int64_t a_column, const float *b,
-                           int64_t b_stride, int64_t depth, float *out, int64_t out_stride, int accumulate) {
+/* A tile of `multiply`: its sums stay in registers. */
+INLINE void FN(outer_tile)(const int rows, const int vecs, const float *a, int64_t a_row, int64_t a_column,
+                           const float *b, int64_t b_stride, int64_t depth, float *out, int64_t out_stride,
+                           int accumulate) {
     vec sum[8][2];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++)
-        sum[r][v] = accumulate ? load(out + r * out_stride + v * WIDTH) : splat(0.0f);
+    EACH (r, rows)
+        EACH (v, vecs) sum[r][v] = accumulate ? load(out + r * out_stride + v * WIDTH) : splat(0.0f);
     for (int64_t k = 0; k < depth; k++, a += a_column, b += b_stride) {
         vec x[2];
-        UNROLL for (int v = 0; v < vecs; v++) x[v] = load(b + v * WIDTH);
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] += a[r * a_row] * x[v];
+        EACH (v, vecs) x[v] = load(b + v * WIDTH);
+        EACH (r, rows)
+            EACH (v, vecs) sum[r][v] += a[r * a_row] * x[v];
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++)
-        store(out + r * out_stride + v * WIDTH, sum[r][v]);
+    EACH (r, rows)
+        EACH (v, vecs) store(out + r * out_stride + v * WIDTH, sum[r][v]);
 }
 
 /* out (rows, lanes) = a (rows, depth) b (depth, lanes), or += where `accumulate`; element (r, k) of a lies at
@@ -95,12 +103,14 @@ static void FN(multiply)(int64_t rows, int64_t lanes, int64_t depth, const float
     for (int64_t j = 0; j < lanes;) {
         const int vecs = lanes - j >= 2 * WIDTH ? 2 : 1;
         int64_t r = 0;
-#define TILES(height)                                                                                                  \
-    for (; r + height <= rows; r += height)                                                                            \
-        if (vecs == 2) FN(outer_tile)(height, 2, a + r * a_row, a_row, a_column, b + j, b_stride, depth,               \
-                                      out + r * out_stride + j, out_stride, accumulate);                               \
-        else FN(outer_tile)(height, 1, a + r * a_row, a_row, a_column, b + j, b_stride, depth,                         \
-                            out + r * out_stride + j, out_stride, accumulate)
+#define TILES(height)                                                                         \
+    for (; r + height <= rows; r += height)                                                   \
+        if (vecs == 2)                                                                        \
+            FN(outer_tile)(height, 2, a + r * a_row, a_row, a_column, b + j, b_stride, depth, \
+                           out + r * out_stride + j, out_stride, accumulate);                 \
+        else                                                                                  \
+            FN(outer_tile)(height, 1, a + r * a_row, a_row, a_column, b + j, b_stride, depth, \
+                           out + r * out_stride + j, out_stride, accumulate)
 #if WIDTH == 16
         TILES(8); /* 16 sums fit its 32 registers */
 #endif
@@ -113,16 +123,20 @@ static void FN(multiply)(int64_t rows, int64_t lanes, int64_t depth, const float
 #define multiply FN(multiply)
 
 /* out[r][c] = in[c][r] for the first `steps` lanes r, written without padding: from channels to steps. */
-static void FN(to_steps)(const float *in, int64_t in_stride, int64_t steps, int64_t channels, float *out, int64_t out_stride) {
+static void FN(to_steps)(const float *in, int64_t in_stride, int64_t steps, int64_t channels, float *out,
+                         int64_t out_stride) {
     for (int64_t t = 0; t < steps; t += WIDTH) {
         const int64_t count = steps - t < WIDTH ? steps - t : WIDTH;
         int64_t c = 0;
         for (; c + WIDTH <= channels; c += WIDTH) {
             vec block[WIDTH];
-            UNROLL for (int i = 0; i < WIDTH; i++) block[i] = load(in + (c + i) * in_stride + t);
+            EACH (i, WIDTH) block[i] = load(in + (c + i) * in_stride + t);
             FN(transpose_square)(block);
-            if (count == WIDTH) UNROLL for (int i = 0; i < WIDTH; i++) store(out + (t + i) * out_stride + c, block[i]);
-            else for (int i = 0; i < count; i++) store(out + (t + i) * out_stride + c, block[i]);
+            if (count == WIDTH) {
+                EACH (i, WIDTH) store(out + (t + i) * out_stride + c, block[i]);
+            } else {
+                for (int i = 0; i < count; i++) store(out + (t + i) * out_stride + c, block[i]);
+            }
         }
         for (; c < channels; c++)
             for (int64_t i = 0; i < count; i++) out[(t + i) * out_stride + c] = in[c * in_stride + t + i];
@@ -133,14 +147,15 @@ static void FN(to_steps)(const float *in, int64_t in_stride, int64_t steps, int6
 INLINE void FN(panel_tile)(const int rows, const int panels, const float *a, int64_t a_stride, const float *b,
                            int64_t depth, float *out, int64_t out_stride) {
     vec sum[8][8];
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < panels * PANEL / WIDTH; v++) sum[r][v] = splat(0.0f);
+    EACH (r, rows)
+        EACH (v, panels * PANEL / WIDTH) sum[r][v] = splat(0.0f);
     for (int64_t k = 0; k < depth; k++)
-        UNROLL for (int v = 0; v < panels * PANEL / WIDTH; v++) {
+        EACH (v, panels * PANEL / WIDTH) {
             const vec x = load(b + (v * WIDTH / PANEL * depth + k) * PANEL + v * WIDTH % PANEL);
-            UNROLL for (int r = 0; r < rows; r++) sum[r][v] += a[r * a_stride + k] * x;
+            EACH (r, rows) sum[r][v] += a[r * a_stride + k] * x;
         }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < panels * PANEL / WIDTH; v++)
-        store(out + r * out_stride + v * WIDTH, sum[r][v]);
+    EACH (r, rows)
+        EACH (v, panels * PANEL / WIDTH) store(out + r * out_stride + v * WIDTH, sum[r][v]);
 }
 
 /* out (rows, columns) = a (rows, depth) b (depth, columns), with b cut into panels of PANEL columns that lie one after
@@ -148,9 +163,10 @@ INLINE void FN(panel_tile)(const int rows, const int panels, const float *a, int
 static void FN(project)(int64_t rows, const float *a, int64_t a_stride, const float *b, int64_t depth, int64_t columns,
                         float *out, int64_t out_stride) {
     int64_t r = 0, j;
-#define TILES(height, panels)                                                                                          \
-    for (; j + panels * PANEL <= columns; j += panels * PANEL)                                                         \
-        FN(panel_tile)(height, panels, a + r * a_stride, a_stride, b + j * depth, depth, out + r * out_stride + j, out_stride)
+#define TILES(height, panels)                                                                                  \
+    for (; j + panels * PANEL <= columns; j += panels * PANEL)                                                 \
+    FN(panel_tile)(height, panels, a + r * a_stride, a_stride, b + j * depth, depth, out + r * out_stride + j, \
+                   out_stride)
 #if WIDTH == 16
     for (; r + 8 <= rows; r += 8) {
         j = 0;

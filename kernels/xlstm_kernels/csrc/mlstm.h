@@ -2,18 +2,19 @@
  *
  * The equations are derived in kernels/README.md. Shapes: DK / DV key / value head dim, L lanes of a chunk (its steps,
  * and padding that adds nothing and forgets nothing: i = -inf, logf = 0). Inside a chunk the steps lie along the lanes:
- * q, k, dq, dk (DK, L), v, h, dv, dh (DV, L), i, logf (L). A reset at step t is logf[t] = -inf: the sums below only ever
- * add, so that it cuts them and nothing else. A head's memory is c (DK, DVL), n (DK) and m, one after the other; DVL is
- * DV rounded up to whole vectors, with zeros there. */
+ * q, k, dq, dk (DK, L), v, h, dv, dh (DV, L), i, logf (L). A reset at step t is logf[t] = -inf: the sums below only
+ * ever add, so that it cuts them and nothing else. A head's memory is c (DK, DVL), n (DK) and m, one after the other;
+ * DVL is DV rounded up to whole vectors, with zeros there. */
 
 /* exp(-inf - (-inf)) is not a number: where nothing has been read yet, measure from 0. */
 INLINE float FN(base)(float m) { return m == -INFINITY ? 0.0f : m; }
 
-static void FN(reach)(const mlstm_head *head, int64_t L, const float *i, const float *logf, float m_before, decays *to) {
+static void FN(reach)(const mlstm_head *head, int64_t L, const float *i, const float *logf, float m_before,
+                      decays *to) {
     const float scale = 1.0f / sqrtf((float)head->DK);
     float sum[MAX_LANES] = {0}, forgotten = 0.0f, m_after = -INFINITY;
     ivec lane;
-    UNROLL for (int n = 0; n < WIDTH; n++) lane[n] = n;
+    EACH (n, WIDTH) lane[n] = n;
     for (int64_t t = 0; t < L; t++) {
         forgotten += logf[t];
         to->m[t] = to->carried[t] = forgotten + m_before;
@@ -207,7 +208,7 @@ static void FN(chunk_backward)(const mlstm_head *head, int64_t L, const float *q
     }
 }
 
-/* A head's memory from and to the arrays of a state: c (B, NH, DK, DV), n (B, NH, DK), m (B, NH), at `row` of B * NH. */
+/* A head's memory from and to a state's c (B, NH, DK, DV), n (B, NH, DK) and m (B, NH), at `row` of B * NH. */
 static void FN(gather_memory)(const mlstm_head *head, int64_t row, const float *c, const float *n, const float *m,
                               float *memory) {
     const int64_t DK = head->DK, DV = head->DV, DVL = head->DVL;
@@ -241,7 +242,8 @@ static void FN(mlstm_forward)(const mlstm_sizes *size, int64_t item, const float
                               const float *m, float *h, float *tape, float *memories, float *c_out, float *n_out,
                               float *m_out, float *work) {
     const mlstm_head head = size->head;
-    const int64_t S = size->S, NH = size->NH, DK = head.DK, DV = head.DV, C = size->chunk, b = item / NH, at = item % NH;
+    const int64_t S = size->S, NH = size->NH, DK = head.DK, DV = head.DV, C = size->chunk, b = item / NH,
+                  at = item % NH;
     const int64_t floats = memory_floats(&head), padded = (S + C - 1) / C * C;
     float *memory = work, *qs = memory + floats, *ks = qs + DK * C, *vs = ks + DK * C, *hs = vs + DV * C;
     float *rest = hs + DV * C, i_chunk[MAX_LANES], logf_chunk[MAX_LANES], normaliser[MAX_LANES], m_chunk[MAX_LANES];
@@ -270,7 +272,8 @@ static void FN(mlstm_backward)(const mlstm_sizes *size, int64_t item, const floa
                                const float *dn, float *dq, float *dk, float *dv, float *di, float *dlogf, float *dc_out,
                                float *dn_out, float *work) {
     const mlstm_head head = size->head;
-    const int64_t S = size->S, NH = size->NH, DK = head.DK, DV = head.DV, C = size->chunk, b = item / NH, at = item % NH;
+    const int64_t S = size->S, NH = size->NH, DK = head.DK, DV = head.DV, C = size->chunk, b = item / NH,
+                  at = item % NH;
     const int64_t floats = memory_floats(&head), padded = (S + C - 1) / C * C;
     float *dmemory = work, *qs = dmemory + floats, *ks = qs + DK * C, *vs = ks + DK * C, *hs = vs + DV * C;
     float *dqs = hs + DV * C, *dks = dqs + DK * C, *dvs = dks + DK * C, *dhs = dvs + DV * C, *rest = dhs + DV * C;
@@ -278,15 +281,16 @@ static void FN(mlstm_backward)(const mlstm_sizes *size, int64_t item, const floa
     FN(gather_memory)(&head, item, dc, dn, NULL, dmemory);
     for (int64_t t = padded - C; t >= 0; t -= C) {
         const int64_t steps = S - t < C ? S - t : C, L = whole(steps), row = b * S + t, first = row * NH + at;
-        const float *memory = memories + (item * (padded / C + 1) + t / C) * floats, *kept = tape + 2 * item * padded + t;
+        const float *memory = memories + (item * (padded / C + 1) + t / C) * floats,
+                    *kept = tape + 2 * item * padded + t;
         transpose(q + first * DK, NH * DK, steps, DK, qs, L, L);
         transpose(k + first * DK, NH * DK, steps, DK, ks, L, L);
         transpose(v + first * DV, NH * DV, steps, DV, vs, L, L);
         transpose(h + first * DV, NH * DV, steps, DV, hs, L, L);
         transpose(dh + first * DV, NH * DV, steps, DV, dhs, L, L);
         FN(gather_gates)(size, row, at, steps, L, i, logf, resets, i_chunk, logf_chunk);
-        FN(chunk_backward)(&head, L, qs, ks, vs, i_chunk, logf_chunk, memory, memory + floats, hs, kept, kept + padded, dhs,
-                           dmemory, dqs, dks, dvs, di_chunk, dlogf_chunk, rest);
+        FN(chunk_backward)(&head, L, qs, ks, vs, i_chunk, logf_chunk, memory, memory + floats, hs, kept, kept + padded,
+                           dhs, dmemory, dqs, dks, dvs, di_chunk, dlogf_chunk, rest);
         FN(to_steps)(dqs, L, steps, DK, dq + first * DK, NH * DK);
         FN(to_steps)(dks, L, steps, DK, dk + first * DK, NH * DK);
         FN(to_steps)(dvs, L, steps, DV, dv + first * DV, NH * DV);

@@ -1,12 +1,12 @@
 /* All of the paper's mLSTM block between its up- and its down-projection, one batch row at a time, forward and back:
- * convolution and SiLU, headwise maps, gates, memory, head norm, skip and output gate; included once an instruction set.
+ * convolution and SiLU, headwise maps, gates, memory, head norm, skip, output gate; included once an instruction set.
  *
  * A chunk of steps goes through all of it while it lies in the cache, channels by steps (E, L), so that every loop runs
  * along the steps. On the way back all but h, the normaliser, m and the memories is computed again from the input.
  * Shapes: B batch, S sequence, E inner dim, NH heads, DH head dim, K kernel size. Contiguous arrays of floats:
  *   up, dup (B, S, 2 E): the memory's input, then the output gate        y, dy (B, S, E)
  *   window (B, K - 1, E): the inputs before the sequence                 resets (B, S) bytes
- *   tape: see mlstm_mixer_tape                                                 memories (B, NH, chunks + 1, memory size) */
+ *   tape: see mlstm_mixer_tape                   memories (B, NH, chunks + 1, memory_floats) */
 
 static void FN(find_ages)(const mlstm_mixer_sizes *size, const uint8_t *resets, int32_t *age) {
     int32_t last = (int32_t)size->K;
@@ -14,8 +14,8 @@ static void FN(find_ages)(const mlstm_mixer_sizes *size, const uint8_t *resets, 
 }
 
 /* out (channels, L) = a block-diagonal map of in (channels, L); weight [block, out, in]. */
-INLINE void FN(headwise)(const mlstm_mixer_sizes *size, int64_t L, const float *weight, const float *in, int64_t in_stride,
-                         float *out) {
+INLINE void FN(headwise)(const mlstm_mixer_sizes *size, int64_t L, const float *weight, const float *in,
+                         int64_t in_stride, float *out) {
     const int64_t width = size->block;
     for (int64_t c = 0; c < size->E; c++, weight += width)
         for (int64_t t = 0; t < L; t += WIDTH) {
@@ -36,12 +36,14 @@ INLINE void FN(headwise_backward)(const mlstm_mixer_sizes *size, int64_t L, cons
         const int64_t first = c / width * width, place = c - first;
         for (int64_t t = 0; t < L; t += WIDTH) {
             vec sum = load(din + c * L + t);
-            for (int64_t o = 0; o < width; o++) sum += weight[(first + o) * width + place] * load(dout + (first + o) * L + t);
+            for (int64_t o = 0; o < width; o++)
+                sum += weight[(first + o) * width + place] * load(dout + (first + o) * L + t);
             store(din + c * L + t, sum);
         }
         for (int64_t j = 0; j < width; j++) {
             vec dot = splat(0.0f);
-            for (int64_t t = 0; t < L; t += WIDTH) dot += load(dout + c * L + t) * load(in + (first + j) * in_stride + t);
+            for (int64_t t = 0; t < L; t += WIDTH)
+                dot += load(dout + c * L + t) * load(in + (first + j) * in_stride + t);
             dots[filled++] = dot;
             if (filled < WIDTH) continue;
             store(dweight, load(dweight) + totals(dots));
@@ -52,9 +54,10 @@ INLINE void FN(headwise_backward)(const mlstm_mixer_sizes *size, int64_t L, cons
     for (int i = 0; i < filled; i++) dweight[i] += total(dots[i]);
 }
 
-/* Everything that the memory reads in the chunk at step t: all of `a` up to f_slope. `up` and `window` are the row's. */
-static void FN(mlstm_mixer_inputs)(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *w, int64_t t, int64_t steps, int64_t L,
-                             const float *up, const float *window, mlstm_mixer_arrays *a) {
+/* What the memory reads in the chunk at step t: all of `a` up to the gate. `up` and `window` are the row's. */
+static void FN(mlstm_mixer_inputs)(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *w, int64_t t,
+                                   int64_t steps, int64_t L, const float *up, const float *window,
+                                   mlstm_mixer_arrays *a) {
     const int64_t E = size->E, NH = size->NH, K = size->K, stride = HISTORY + L;
     transpose(up + t * 2 * E, 2 * E, steps, E, a->input + HISTORY, stride, L);
     transpose(up + t * 2 * E + E, 2 * E, steps, E, a->gate, L, L);
@@ -111,10 +114,10 @@ INLINE void FN(moments)(const float *h, int64_t DH, int64_t L, float eps, vec *m
     *scale = 1.0f / square_root(squares / (float)DH + eps);
 }
 
-static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w, const float *up,
-                              const float *window, const uint8_t *resets, const float *c, const float *n,
-                              const float *m, float *y, float *tape, float *memories, float *c_out, float *n_out,
-                              float *m_out, float *work) {
+static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w,
+                                    const float *up, const float *window, const uint8_t *resets, const float *c,
+                                    const float *n, const float *m, float *y, float *tape, float *memories,
+                                    float *c_out, float *n_out, float *m_out, float *work) {
     const mlstm_head head = size->head;
     const int64_t S = size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk, DH = head.DV;
     const int64_t floats = memory_floats(&head), chunks = chunks_of(S, C);
@@ -136,7 +139,8 @@ static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, co
         for (int64_t g = 0; g < NH; g++) {
             float *kept = tape ? tape + chunks * C * (E + 2 * g) + 2 * t : scratch, *h = h_chunk + g * DH * L;
             if (memories)
-                memcpy(memories + ((b * NH + g) * (chunks + 1) + t / C) * floats, memory + g * floats, sizeof(float) * floats);
+                memcpy(memories + ((b * NH + g) * (chunks + 1) + t / C) * floats, memory + g * floats,
+                       sizeof(float) * floats);
             FN(chunk_forward)(&head, L, a.qkv + g * DH * L, a.qkv + (E + g * DH) * L, a.qkv + (2 * E + g * DH) * L,
                               a.gates + g * L, a.gates + (NH + g) * L, memory + g * floats, h, kept, kept + L, a.rest);
             for (int64_t s = 0; s < L; s += WIDTH) {
@@ -144,7 +148,8 @@ static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, co
                 FN(moments)(h + s, DH, L, size->norm_eps, &mean, &scale);
                 for (int64_t d = 0; d < DH; d++) {
                     const int64_t channel = g * DH + d, at = channel * L + s;
-                    const vec gate = load(a.gate + at), normed = (load(h + d * L + s) - mean) * scale * w->norm_weight[channel];
+                    const vec gate = load(a.gate + at),
+                              normed = (load(h + d * L + s) - mean) * scale * w->norm_weight[channel];
                     store(a.gate + at, (normed + w->skip[channel] * load(a.convolved + at)) * gate * sigmoid(gate));
                 }
             }
@@ -153,15 +158,17 @@ static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, co
     }
     for (int64_t g = 0; g < NH; g++) {
         const int64_t row = b * NH + g;
-        if (memories) memcpy(memories + (row * (chunks + 1) + chunks) * floats, memory + g * floats, sizeof(float) * floats);
+        if (memories)
+            memcpy(memories + (row * (chunks + 1) + chunks) * floats, memory + g * floats, sizeof(float) * floats);
         FN(scatter_memory)(&head, row, memory + g * floats, c_out, n_out, m_out);
     }
 }
 
-static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w, const float *up,
-                               const float *window, const uint8_t *resets, const float *tape, const float *memories,
-                               const float *dy, const float *dc, const float *dn, float *dup, float *dwindow,
-                               float *dc_out, float *dn_out, float *dweights, float *work) {
+static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w,
+                                     const float *up, const float *window, const uint8_t *resets, const float *tape,
+                                     const float *memories, const float *dy, const float *dc, const float *dn,
+                                     float *dup, float *dwindow, float *dc_out, float *dn_out, float *dweights,
+                                     float *work) {
     const mlstm_head head = size->head;
     const int64_t S = size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk, DH = head.DV;
     const int64_t floats = memory_floats(&head), chunks = chunks_of(S, C), rows = whole(3 * E);
@@ -174,7 +181,8 @@ static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, c
     dup += b * S * 2 * E, dwindow += b * (K - 1) * E;
     if (a.age) FN(find_ages)(size, resets + b * S, a.age);
     for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, dc, dn, NULL, dmemory + g * floats);
-    memset(later, 0, sizeof(float) * E * LANES); /* the gradient before the SiLU in the first steps of the chunk after */
+    memset(later, 0,
+           sizeof(float) * E * LANES); /* the gradient before the SiLU in the first steps of the chunk after */
 
     for (int64_t t = (chunks - 1) * C; t >= 0; t -= C) {
         const int64_t steps = S - t < C ? S - t : C, L = whole(steps), stride = HISTORY + L, ahead = L + LANES;
@@ -201,7 +209,8 @@ static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, c
                 vec dweight = splat(0.0f), dskip = splat(0.0f);
                 for (int64_t s = 0; s < L; s += WIDTH) {
                     const int64_t at = channel * L + s;
-                    const vec normed = (load(h + e * L + s) - load(means + s)) * load(scales + s), x = load(a.convolved + at);
+                    const vec normed = (load(h + e * L + s) - load(means + s)) * load(scales + s),
+                              x = load(a.convolved + at);
                     const vec gate = load(a.gate + at), open = sigmoid(gate), given = load(a.dh + at);
                     const vec dsum = given * gate * open, dnormed = dsum * weight;
                     store(a.dgate + at, given * (normed * weight + x * skip) * open * (1.0f + gate * (1.0f - open)));
@@ -224,9 +233,9 @@ static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, c
                 }
             const int64_t q = g * DH * L, k = (E + g * DH) * L, v = (2 * E + g * DH) * L;
             float *di = a.dgates + g * L, *df = a.dgates + (NH + g) * L;
-            FN(chunk_backward)(&head, L, a.qkv + q, a.qkv + k, a.qkv + v, a.gates + g * L, a.gates + (NH + g) * L, memory,
-                               memory + floats, h, kept, kept + L, a.dh + q, dmemory + g * floats, a.dqkv + q, a.dqkv + k,
-                               a.dqkv + v, di, df, a.rest);
+            FN(chunk_backward)(&head, L, a.qkv + q, a.qkv + k, a.qkv + v, a.gates + g * L, a.gates + (NH + g) * L,
+                               memory, memory + floats, h, kept, kept + L, a.dh + q, dmemory + g * floats, a.dqkv + q,
+                               a.dqkv + k, a.dqkv + v, di, df, a.rest);
             for (int64_t s = 0; s < L; s += WIDTH) store(df + s, load(df + s) * load(a.f_slope + g * L + s));
             for (int64_t s = steps; s < L; s++) df[s] = 0.0f;
         }
@@ -240,7 +249,8 @@ static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, c
         memset(a.dinput, 0, sizeof(float) * E * L);
         FN(headwise_backward)(size, L, w->q_weight, a.convolved, L, a.dqkv, a.dconvolved, d.q_weight);
         FN(headwise_backward)(size, L, w->k_weight, a.convolved, L, a.dqkv + E * L, a.dconvolved, d.k_weight);
-        FN(headwise_backward)(size, L, w->v_weight, a.input + HISTORY, stride, a.dqkv + 2 * E * L, a.dinput, d.v_weight);
+        FN(headwise_backward)(size, L, w->v_weight, a.input + HISTORY, stride, a.dqkv + 2 * E * L, a.dinput,
+                              d.v_weight);
 
         for (int64_t channel = 0; channel < E; channel++) {
             const float *x = a.input + channel * stride + HISTORY;

@@ -1,6 +1,7 @@
 /* The sLSTM recurrence of one head over a few batch rows, forward and backward; included once an instruction set.
  *
- * The step itself is in slstm_cell.h. Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of PANEL. All arrays are contiguous floats:
+ * The step itself is in slstm_cell.h. Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of PANEL.
+ * All arrays are contiguous floats:
  *   gates, dgates (B, S, 4, NH, DH) in the order i, f, z, o    bias (4, NH, DH)     h, dh (B, S, NH, DH)
  *   tape (B, S, NH, 5, DH): z, o, alpha, y, slope of log f     resets (B, S) bytes, or NULL
  *   state (4, B, NH, DH): h, y, lam, m                         dstate (3, B, NH, DH): of h, y, lam
@@ -26,17 +27,18 @@ INLINE void FN(write_state)(int parts, const float *from, int rows, int64_t DH, 
 /* Where a pointwise loop finds its four gates: one base, and the distance between them. */
 #define GATE(base, g) ((base) + (g) * NH * DH + d)
 
-static void FN(slstm_rows)(const slstm_sizes *size, row_block block, const float *gates,
-                             const float *bias, const float *panels, const uint8_t *resets, const int64_t *lengths,
-                             const float *state, float *h_out, float *tape, float *state_out, int exponential_forget,
-                             float *work) {
-    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH, head = block.head, first = block.first;
+static void FN(slstm_rows)(const slstm_sizes *size, row_block block, const float *gates, const float *bias,
+                           const float *panels, const uint8_t *resets, const int64_t *lengths, const float *state,
+                           float *h_out, float *tape, float *state_out, int exponential_forget, float *work) {
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH, head = block.head,
+                  first = block.first;
     const int count = block.count, rows = count <= 4 ? 4 : 8;
     int64_t own[MAX_ROWS];
     FN(own_steps)(lengths, first, count, S, own);
     float *mixed = work, *h = mixed + rows * 4 * DH, *y = h + rows * DH, *lam = y + rows * DH, *m = lam + rows * DH;
     memset(h, 0, sizeof(float) * rows * DH);
-    for (int r = 0; r < count; r++) FN(read_state)(4, state + ((first + r) * NH + head) * DH, leaf, h + r * DH, rows, DH);
+    for (int r = 0; r < count; r++)
+        FN(read_state)(4, state + ((first + r) * NH + head) * DH, leaf, h + r * DH, rows, DH);
     for (int64_t t = 0; t < S; t++) {
         for (int r = 0; resets && r < count; r++)
             if (resets[(first + r) * S + t])
@@ -47,7 +49,8 @@ static void FN(slstm_rows)(const slstm_sizes *size, row_block block, const float
         project(rows, h, DH, panels + head * 4 * DH * DH, DH, 4 * DH, mixed, 4 * DH);
         for (int r = 0; r < count; r++) {
             const int64_t step = (first + r) * S + t;
-            const float *given = gates + step * 4 * NH * DH + head * DH, *b = bias + head * DH, *mix = mixed + r * 4 * DH;
+            const float *given = gates + step * 4 * NH * DH + head * DH, *b = bias + head * DH,
+                        *mix = mixed + r * 4 * DH;
             float *h_step = h_out + (step * NH + head) * DH;
             if (t >= own[r]) {
                 memset(h_step, 0, sizeof(float) * DH);
@@ -82,12 +85,14 @@ static void FN(slstm_rows)(const slstm_sizes *size, row_block block, const float
 }
 
 static void FN(slstm_rows_backward)(const slstm_sizes *size, row_block block, const float *panels,
-                              const uint8_t *resets, const int64_t *lengths, const float *state, const float *tape, const float *dh,
-                              const float *dstate, float *dgates, float *dstate_out, float *dweights, float clip, float *work) {
-    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH, head = block.head, first = block.first;
+                                    const uint8_t *resets, const int64_t *lengths, const float *state,
+                                    const float *tape, const float *dh, const float *dstate, float *dgates,
+                                    float *dstate_out, float *dweights, float clip, float *work) {
+    const int64_t S = size->S, NH = size->NH, DH = size->DH, leaf = size->B * NH * DH, head = block.head,
+                  first = block.first;
     const int count = block.count, rows = count <= 4 ? 4 : 8;
-    /* Gates' gradients and the h that they read, of several steps, for one product; p and q carry the gradients of y and
-     * lam, mixed that of the h which the step before hands on. */
+    /* Gates' gradients and the h that they read, of several steps, for one product; p and q carry the gradients of y
+     * and lam, mixed that of the h which the step before hands on. */
     float *dmixed_steps = work, *h_steps = dmixed_steps + rows * SLSTM_STEPS * 4 * DH;
     float *mixed = h_steps + rows * SLSTM_STEPS * DH, *p = mixed + rows * DH, *q = p + rows * DH;
     float *dbias = dweights + head * DH, *dweight = dweights + 4 * NH * DH + head * 4 * DH * DH;
@@ -118,16 +123,15 @@ static void FN(slstm_rows_backward)(const slstm_sizes *size, row_block block, co
                 const vec g = load(dh_step + d) + load(mixed + at);
                 const slstm_gates back = slstm_backward(slstm_load(record + d, DH), load(record + 3 * DH + d), g, &of);
                 const vec parts[4] = {back.i, back.f, back.z, back.o};
-                UNROLL
-                for (int gate = 0; gate < 4; gate++) {
+                EACH (gate, 4) {
                     store(GATE(to, gate), parts[gate]);
                     store(dmix + gate * DH + d, parts[gate]);
                     store(GATE(dbias, gate), load(GATE(dbias, gate)) + parts[gate]);
                 }
                 const float *earlier = record - NH * 5 * DH + d;
                 store(h_before + at, resets && resets[step] ? splat(0.0f)
-                                     : t > 0 ? load(earlier + DH) * load(earlier + 3 * DH)
-                                             : load(state + ((first + r) * NH + head) * DH + d));
+                                     : t > 0                ? load(earlier + DH) * load(earlier + 3 * DH)
+                                                            : load(state + ((first + r) * NH + head) * DH + d));
                 store(p + at, of.y);
                 store(q + at, of.lam);
             }

@@ -4,19 +4,20 @@
  * Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of PANEL, D = NH DH, K kernel size. Contiguous arrays:
  *   x, dx, y, dy (B, S, D)         window (B, K - 1, D): the inputs before the sequence        resets (B, S) bytes
  *   tape (B, S, NH, 5, DH)         state (4, B, NH, DH): h, y, lam, m, as in slstm.h           dstate (3, B, NH, DH)
- * At each step a row reads "operands", convolved x, h before and x beside each other (3, DH): gates i, f weigh the first
- * two, z, o the last two. Matrices lie in panels; of a head
- *   if_panels, zo_panels (2 DH, 2 DH): [operand, gate and unit]          back_panels (4 DH, 3 DH): [gate and unit, operand]
+ * At each step a row reads "operands", convolved x, h before and x beside each other (3, DH): gates i, f weigh the
+ * first two, z, o the last two. Matrices lie in panels; of a head
+ *   if_panels, zo_panels (2 DH, 2 DH): [operand, gate and unit]     back_panels (4 DH, 3 DH): [gate and unit, operand]
  * dweights: a block a thread, see slstm_mixer_gradients. */
 
-INLINE const float *FN(input_at)(const slstm_mixer_sizes *size, int64_t row, int64_t t, const float *x, const float *window) {
+INLINE const float *FN(input_at)(const slstm_mixer_sizes *size, int64_t row, int64_t t, const float *x,
+                                 const float *window) {
     const int64_t D = size->NH * size->DH;
     return t >= 0 ? x + (row * size->S + t) * D : window + ((row + 1) * (size->K - 1) + t) * D;
 }
 
-/* The convolution of one head's channels before the SiLU. `past` is the number of earlier inputs of the same segment. */
-INLINE void FN(convolve)(const slstm_mixer_sizes *size, int64_t row, int64_t t, int64_t channel, int64_t past, const float *x,
-                         const float *window, const float *weight, const float *bias, float *out) {
+/* The convolution of one head's channels before the SiLU; `past` earlier inputs are of the same segment. */
+INLINE void FN(convolve)(const slstm_mixer_sizes *size, int64_t row, int64_t t, int64_t channel, int64_t past,
+                         const float *x, const float *window, const float *weight, const float *bias, float *out) {
     const int64_t D = size->NH * size->DH;
     for (int64_t d = 0; d < size->DH; d += WIDTH) {
         vec sum = load(bias + channel + d);
@@ -28,7 +29,8 @@ INLINE void FN(convolve)(const slstm_mixer_sizes *size, int64_t row, int64_t t, 
 }
 
 /* Steps since each row's last reset, at most K - 1: the number of earlier inputs that its convolution reads. */
-static void FN(find_past)(const slstm_mixer_sizes *size, int64_t first, int count, const uint8_t *resets, int32_t *past) {
+static void FN(find_past)(const slstm_mixer_sizes *size, int64_t first, int count, const uint8_t *resets,
+                          int32_t *past) {
     for (int r = 0; r < count; r++) {
         int32_t steps = (int32_t)size->K - 1;
         for (int64_t t = 0; t < size->S; t++) {
@@ -39,8 +41,9 @@ static void FN(find_past)(const slstm_mixer_sizes *size, int64_t first, int coun
     }
 }
 
-static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w, const float *x, const float *window, const uint8_t *resets,
-                                    const float *state, float *out, float *tape, float *state_out, float *work) {
+static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w,
+                                 const float *x, const float *window, const uint8_t *resets, const float *state,
+                                 float *out, float *tape, float *state_out, float *work) {
     const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D;
     const int64_t head = block.head, first = block.first, channel = head * DH;
     const int count = block.count, rows = count <= 4 ? 4 : 8;
@@ -52,13 +55,16 @@ static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block,
     for (int r = 0; r < count; r++) {
         const float *from = state + (first + r) * D + channel;
         memcpy(operands + r * 3 * DH + DH, from, sizeof(float) * DH);
-        for (int part = 1; part < 4; part++) memcpy(y + ((part - 1) * rows + r) * DH, from + part * leaf, sizeof(float) * DH);
+        for (int part = 1; part < 4; part++)
+            memcpy(y + ((part - 1) * rows + r) * DH, from + part * leaf, sizeof(float) * DH);
     }
     for (int64_t t = 0; t < S; t++) {
         for (int r = 0; r < count; r++) {
             float *convolved = operands + r * 3 * DH, *h = convolved + DH;
-            FN(convolve)(size, first + r, t, channel, past[r * S + t], x, window, w->conv_weight, w->conv_bias, convolved);
-            for (int64_t d = 0; d < DH; d += WIDTH) store(convolved + d, load(convolved + d) * sigmoid(load(convolved + d)));
+            FN(convolve)(size, first + r, t, channel, past[r * S + t], x, window, w->conv_weight, w->conv_bias,
+                         convolved);
+            for (int64_t d = 0; d < DH; d += WIDTH)
+                store(convolved + d, load(convolved + d) * sigmoid(load(convolved + d)));
             memcpy(h + DH, x + ((first + r) * S + t) * D + channel, sizeof(float) * DH);
             if (resets && resets[(first + r) * S + t])
                 for (int64_t d = 0; d < DH; d++) {
@@ -81,9 +87,10 @@ static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block,
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 const int64_t at = r * DH + d;
                 slstm_cell cell = {load(y + at), load(lam + at), load(m + at)};
-                const slstm_record kept = slstm_forward(load(pre + d) + load(b + d), load(pre + DH + d) + load(b + D + d),
-                                                        load(pre + 2 * DH + d) + load(b + 2 * D + d),
-                                                        load(pre + 3 * DH + d) + load(b + 3 * D + d), 0, &cell);
+                const slstm_record kept =
+                    slstm_forward(load(pre + d) + load(b + d), load(pre + DH + d) + load(b + D + d),
+                                  load(pre + 2 * DH + d) + load(b + 2 * D + d),
+                                  load(pre + 3 * DH + d) + load(b + 3 * D + d), 0, &cell);
                 store(y + at, cell.y);
                 store(lam + at, cell.lam);
                 store(m + at, cell.m);
@@ -96,13 +103,14 @@ static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block,
     for (int r = 0; r < count; r++) {
         float *to = state_out + (first + r) * D + channel;
         memcpy(to, operands + r * 3 * DH + DH, sizeof(float) * DH);
-        for (int part = 1; part < 4; part++) memcpy(to + part * leaf, y + ((part - 1) * rows + r) * DH, sizeof(float) * DH);
+        for (int part = 1; part < 4; part++)
+            memcpy(to + part * leaf, y + ((part - 1) * rows + r) * DH, sizeof(float) * DH);
     }
 }
 
 /* Back through the head norm of one step: dh from dy, and the weight's gradient. */
-INLINE void FN(standardise_backward)(const float *h, int64_t DH, const float *weight, float eps, const float *dy, float *dh,
-                                     float *dweight) {
+INLINE void FN(standardise_backward)(const float *h, int64_t DH, const float *weight, float eps, const float *dy,
+                                     float *dh, float *dweight) {
     const float mean = FN(sum)(h, DH) / (float)DH;
     vec squares = splat(0.0f), sums = splat(0.0f), alongs = splat(0.0f);
     for (int64_t d = 0; d < DH; d += WIDTH) squares += (load(h + d) - mean) * (load(h + d) - mean);
@@ -120,17 +128,18 @@ INLINE void FN(standardise_backward)(const float *h, int64_t DH, const float *we
     }
 }
 
-static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w, const float *x, const float *window,
-                                     const uint8_t *resets, const float *state, const float *tape, const float *dout,
-                                     const float *dstate, float *dx, float *dwindow, float *dstate_out, float *dweights,
-                                     float *work) {
+static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w,
+                                          const float *x, const float *window, const uint8_t *resets,
+                                          const float *state, const float *tape, const float *dout, const float *dstate,
+                                          float *dx, float *dwindow, float *dstate_out, float *dweights, float *work) {
     const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D, K = size->K;
     const int64_t head = block.head, first = block.first, channel = head * DH;
     const int count = block.count, rows = count <= 4 ? 4 : 8;
     const slstm_mixer_gradients to = slstm_mixer_gradients_in(size, dweights);
     /* Gates' gradients and operands of several steps, for one product; gradients of a step's operands; of the
      * convolution's sums at the K - 1 steps after this one; of y and lam (p, q). */
-    float *dgates = work, *operands = dgates + rows * SLSTM_STEPS * 4 * DH, *doperands = operands + rows * SLSTM_STEPS * 3 * DH;
+    float *dgates = work, *operands = dgates + rows * SLSTM_STEPS * 4 * DH,
+          *doperands = operands + rows * SLSTM_STEPS * 3 * DH;
     float *ahead = doperands + rows * 3 * DH, *dh = ahead + rows * K * DH, *p = dh + rows * DH, *q = p + rows * DH;
     float *h_now = q + rows * DH, *before_silu = h_now + DH;
     int32_t *past = (int32_t *)(before_silu + rows * DH);
@@ -162,7 +171,7 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 store(convolved + d, load(z + d) * sigmoid(load(z + d)));
                 store(h_now + d, load(record + DH + d) * load(record + 3 * DH + d));
-                store(h_before + d, reset    ? splat(0.0f)
+                store(h_before + d, reset   ? splat(0.0f)
                                     : t > 0 ? load(b_record + DH + d) * load(b_record + 3 * DH + d)
                                             : load(state + (first + r) * D + channel + d));
             }
@@ -175,7 +184,7 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
                 store(p + r * DH + d, of.y);
                 store(q + r * DH + d, of.lam);
                 const vec parts[4] = {back.i, back.f, back.z, back.o};
-                UNROLL for (int gate = 0; gate < 4; gate++) {
+                EACH (gate, 4) {
                     float *bias = to.bias + gate * D + channel + d;
                     store(dgate + gate * DH + d, parts[gate]);
                     store(bias, load(bias) + parts[gate]);
@@ -186,7 +195,8 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
         for (int r = 0; r < count; r++) {
             const int64_t step = (first + r) * S + t;
             float *of = doperands + r * 3 * DH, *next = ahead + r * K * DH;
-            for (int64_t lag = K - 1; lag > 0; lag--) memcpy(next + lag * DH, next + (lag - 1) * DH, sizeof(float) * DH);
+            for (int64_t lag = K - 1; lag > 0; lag--)
+                memcpy(next + lag * DH, next + (lag - 1) * DH, sizeof(float) * DH);
             for (int64_t d = 0; d < DH; d += WIDTH) {
                 const vec z = load(before_silu + r * DH + d), open = sigmoid(z);
                 const vec dz = load(of + d) * open * (1.0f + z * (1.0f - open));
@@ -195,10 +205,12 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
                 store(to.conv_bias + channel + d, load(to.conv_bias + channel + d) + dz);
                 for (int64_t lag = 0; lag < K; lag++) {
                     const int64_t tap = (K - 1 - lag) * D + channel + d;
-                    if (t + lag < S && past[r * S + t + lag] >= lag) sum += load(w->conv_weight + tap) * load(next + lag * DH + d);
+                    if (t + lag < S && past[r * S + t + lag] >= lag)
+                        sum += load(w->conv_weight + tap) * load(next + lag * DH + d);
                     if (past[r * S + t] >= lag)
-                        store(to.conv_weight + tap, load(to.conv_weight + tap) +
-                                                        dz * load(FN(input_at)(size, first + r, t - lag, x, window) + channel + d));
+                        store(to.conv_weight + tap,
+                              load(to.conv_weight + tap) +
+                                  dz * load(FN(input_at)(size, first + r, t - lag, x, window) + channel + d));
                 }
                 store(dx + step * D + channel + d, sum);
             }

@@ -2,8 +2,9 @@
  *
  * D, E and the heads' widths are multiples of LANES (the sLSTM's of a divisor of it). A row's state is that of
  * xlstm_kernels.pack_state: block after block conv (K - 1, E), then c (NH, DH, DH), n (NH, DH), m (NH) of an mLSTM, or
- * h, c, n, m (D) of an sLSTM. A block-diagonal map has one panel for PANEL outputs; it reads the `width` inputs that these
- * depend on, the block or several of them. Nothing is written in place: `state` and `state_out` do not overlap. */
+ * h, c, n, m (D) of an sLSTM. A block-diagonal map has one panel for PANEL outputs; it reads the `width` inputs that
+ * these depend on, the block or several of them. Nothing is written in place: `state` and `state_out` do not
+ * overlap. */
 
 INLINE float FN(sum)(const float *x, int64_t n) {
     vec sums = splat(0.0f);
@@ -31,7 +32,8 @@ INLINE void FN(standardise)(const float *x, int64_t n, const float *weight, floa
 }
 
 /* The convolution's output after SiLU for one row, and its window one step on. */
-INLINE void FN(step_conv)(const step_block *w, const float *window, const float *x, int reset, float *out, float *window_out) {
+INLINE void FN(step_conv)(const step_block *w, const float *window, const float *x, int reset, float *out,
+                          float *window_out) {
     const int64_t E = w->E, K = w->K;
     for (int64_t c = 0; c < E; c += WIDTH) {
         vec sum = load(w->conv_bias + c) + load(w->conv_weight + (K - 1) * E + c) * load(x + c);
@@ -46,16 +48,17 @@ INLINE void FN(step_conv)(const step_block *w, const float *window, const float 
 }
 
 /* out (rows, E) = a block-diagonal map of in (rows, E). */
-INLINE void FN(step_map)(int64_t rows, const step_block *w, const float *panels, const float *in, int64_t in_stride, float *out,
-                         int64_t out_stride) {
+INLINE void FN(step_map)(int64_t rows, const step_block *w, const float *panels, const float *in, int64_t in_stride,
+                         float *out, int64_t out_stride) {
     const int64_t width = w->block > PANEL ? w->block : PANEL;
     for (int64_t c = 0; c < w->E; c += PANEL, panels += width * PANEL)
         project(rows, in + c / width * width, in_stride, panels, width, PANEL, out + c, out_stride);
 }
 
 /* One head's memory: h (DH) and the state after the step. */
-INLINE void FN(step_memory)(int64_t DH, const float *q, const float *k, const float *v, float i, float f, const float *c,
-                            const float *n, float m, int reset, float *c_out, float *n_out, float *m_out, float *h) {
+INLINE void FN(step_memory)(int64_t DH, const float *q, const float *k, const float *v, float i, float f,
+                            const float *c, const float *n, float m, int reset, float *c_out, float *n_out,
+                            float *m_out, float *h) {
     const float logf = fminf(f, 0.0f) - log1pf(expf(-fabsf(f))), scale = 1.0f / sqrtf((float)DH);
     const float from_before = reset ? -INFINITY : logf + m, m_after = fmaxf(from_before, i);
     const float kept = expf(from_before - m_after), written = expf(i - m_after);
@@ -79,8 +82,8 @@ INLINE void FN(step_memory)(int64_t DH, const float *q, const float *k, const fl
 }
 
 static void FN(step_mlstm)(int64_t rows, const step_block *w, int64_t D, int64_t stride, const float *normed, float *x,
-                           const float *state, const uint8_t *resets, float *state_out, int64_t state_stride, float *work,
-                           int64_t wide) {
+                           const float *state, const uint8_t *resets, float *state_out, int64_t state_stride,
+                           float *work, int64_t wide) {
     const int64_t E = w->E, NH = w->NH, DH = w->DH, window = (w->K - 1) * E, gate_columns = whole(2 * NH);
     float *up = work, *convolved = up + rows * wide, *qkv = convolved + rows * wide, *gates = qkv + rows * wide;
     float *y = gates + rows * wide;
@@ -95,7 +98,8 @@ static void FN(step_mlstm)(int64_t rows, const step_block *w, int64_t D, int64_t
     project(rows, qkv, wide, w->gate_weight, 3 * E, gate_columns, gates, wide);
     for (int64_t r = 0; r < rows; r++) {
         const float *c = state + r * state_stride + window, *n = c + E * DH, *m = n + E, *q = qkv + r * wide;
-        float *c_out = state_out + r * state_stride + window, *n_out = c_out + E * DH, *m_out = n_out + E, *out = y + r * wide;
+        float *c_out = state_out + r * state_stride + window, *n_out = c_out + E * DH, *m_out = n_out + E,
+              *out = y + r * wide;
         for (int64_t g = 0; g < NH; g++) {
             const float *gate = gates + r * wide;
             FN(step_memory)(DH, q + g * DH, q + E + g * DH, q + 2 * E + g * DH, gate[g] + w->gate_bias[g],
@@ -110,28 +114,33 @@ static void FN(step_mlstm)(int64_t rows, const step_block *w, int64_t D, int64_t
     }
     project(rows, y, wide, w->down, E, D, up, wide);
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t e = 0; e < D; e += WIDTH) store(x + r * stride + e, load(x + r * stride + e) + load(up + r * wide + e));
+        for (int64_t e = 0; e < D; e += WIDTH)
+            store(x + r * stride + e, load(x + r * stride + e) + load(up + r * wide + e));
 }
 
 static void FN(step_slstm)(int64_t rows, const step_block *w, int64_t D, int64_t stride, float *normed, float *x,
-                           const float *state, const uint8_t *resets, float *state_out, int64_t state_stride, float *work,
-                           int64_t wide) {
+                           const float *state, const uint8_t *resets, float *state_out, int64_t state_stride,
+                           float *work, int64_t wide) {
     const int64_t window = (w->K - 1) * D, map = D * (w->block > PANEL ? w->block : PANEL);
-    float *convolved = work, *gates = convolved + rows * wide, *mixed = gates + rows * wide, *before = mixed + rows * wide;
+    float *convolved = work, *gates = convolved + rows * wide, *mixed = gates + rows * wide,
+          *before = mixed + rows * wide;
     for (int64_t r = 0; r < rows; r++) {
         const int reset = resets && resets[r];
-        FN(step_conv)(w, state + r * state_stride, normed + r * stride, reset, convolved + r * wide, state_out + r * state_stride);
+        FN(step_conv)(w, state + r * state_stride, normed + r * stride, reset, convolved + r * wide,
+                      state_out + r * state_stride);
         if (reset) memset(before + r * wide, 0, sizeof(float) * D);
         else memcpy(before + r * wide, state + r * state_stride + window, sizeof(float) * D);
     }
     for (int64_t g = 0; g < 4; g++) {
-        FN(step_map)(rows, w, w->maps + g * map, g < 2 ? convolved : normed, g < 2 ? wide : stride, gates + g * D, wide);
+        FN(step_map)(rows, w, w->maps + g * map, g < 2 ? convolved : normed, g < 2 ? wide : stride, gates + g * D,
+                     wide);
         FN(step_map)(rows, w, w->recurrent + g * map, before, wide, mixed + g * D, wide);
     }
     for (int64_t r = 0; r < rows; r++) {
         const int reset = resets && resets[r];
         const float *c = state + r * state_stride + window + D, *n = c + D, *m = n + D;
-        float *h_out = state_out + r * state_stride + window, *c_out = h_out + D, *n_out = c_out + D, *m_out = n_out + D;
+        float *h_out = state_out + r * state_stride + window, *c_out = h_out + D, *n_out = c_out + D,
+              *m_out = n_out + D;
         for (int64_t e = 0; e < D; e += WIDTH) {
             const float *given = gates + r * wide + e, *mix = mixed + r * wide + e, *bias = w->gate_bias + e;
             const vec i = load(given) + load(mix) + load(bias);
@@ -150,7 +159,8 @@ static void FN(step_slstm)(int64_t rows, const step_block *w, int64_t D, int64_t
             store(h_out + e, o * c_after / n_after);
         }
         for (int64_t g = 0; g < w->NH; g++)
-            FN(standardise)(h_out + g * w->DH, w->DH, w->head_norm + g * w->DH, w->head_norm_eps, normed + r * stride + g * w->DH);
+            FN(standardise)(h_out + g * w->DH, w->DH, w->head_norm + g * w->DH, w->head_norm_eps,
+                            normed + r * stride + g * w->DH);
         float *row = x + r * stride;
         for (int64_t e = 0; e < D; e += WIDTH) store(row + e, load(row + e) + load(normed + r * stride + e));
         FN(standardise)(row, D, w->ffn_norm, w->norm_eps, normed + r * stride);
@@ -164,7 +174,8 @@ static void FN(step_slstm)(int64_t rows, const step_block *w, int64_t D, int64_t
         }
     project(rows, hidden, wide, w->ffn_down, w->hidden, D, out, wide);
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t e = 0; e < D; e += WIDTH) store(x + r * stride + e, load(x + r * stride + e) + load(out + r * wide + e));
+        for (int64_t e = 0; e < D; e += WIDTH)
+            store(x + r * stride + e, load(x + r * stride + e) + load(out + r * wide + e));
 }
 
 /* Rows `first` to `first + rows` through all blocks. */

@@ -42,9 +42,11 @@ typedef struct {
     float norm_eps;
 } mlstm_mixer_sizes;
 
-/* conv_weight (K, E), conv_bias (E), maps [block, out, in], gate_weight (2 NH, 3 E), gate_bias (2 NH), norm_weight, skip (E) */
+/* conv_weight (K, E), conv_bias (E), maps [block, out, in], gate_weight (2 NH, 3 E), gate_bias (2 NH), norm_weight and
+ * skip (E) */
 typedef struct {
-    const float *conv_weight, *conv_bias, *q_weight, *k_weight, *v_weight, *gate_weight, *gate_bias, *norm_weight, *skip;
+    const float *conv_weight, *conv_bias, *q_weight, *k_weight, *v_weight, *gate_weight, *gate_bias, *norm_weight,
+        *skip;
 } mlstm_mixer_weights;
 
 /* Their gradients; gate_weight has rows of whole vectors. */
@@ -54,13 +56,13 @@ typedef struct {
 
 /* One thread's arrays for one chunk of L steps. */
 typedef struct {
-    int32_t *age;                            /* (S): steps since the row's last reset, at most K */
-    float *mask;                             /* (K, L + LANES): whether the input `lag` steps before is of the same segment */
-    float *input;                            /* (E, HISTORY + L) */
+    int32_t *age; /* (S): steps since the row's last reset, at most K */
+    float *mask;  /* (K, L + LANES): whether the input `lag` steps before is of the same segment */
+    float *input; /* (E, HISTORY + L) */
     float *silu_slope, *convolved, *qkv;    /* (E, L), (E, L), (3 E, L) */
-    float *gates, *f_slope, *gate, *h;       /* (2 NH, L), (NH, L), (E, L), (E, L) */
-    float *dh, *dqkv, *dgates, *dconvolved;  /* (E, L), (3 E, L), (2 NH, L), (E, L) */
-    float *dinput, *dgate, *steps, *rest;    /* (E, L), (E, L), (L, 3 E), what a chunk of one head needs */
+    float *gates, *f_slope, *gate, *h;      /* (2 NH, L), (NH, L), (E, L), (E, L) */
+    float *dh, *dqkv, *dgates, *dconvolved; /* (E, L), (3 E, L), (2 NH, L), (E, L) */
+    float *dinput, *dgate, *steps, *rest;   /* (E, L), (E, L), (L, 3 E), what a chunk of one head needs */
 } mlstm_mixer_arrays;
 
 /* Ask for an array's cache lines ahead of their use: a chunk's arithmetic hides the way from memory of the next. */
@@ -124,12 +126,13 @@ INLINE int64_t mlstm_mixer_work_floats(const mlstm_mixer_sizes *size) {
     return size->NH * memory_floats(&size->head) + size->E * LANES + mlstm_mixer_share(size, NULL, &none);
 }
 
-/* One block of a stack as its step reads it: the paper's mLSTM (inner width E) or sLSTM block (E = D, `hidden` wide FFN).
- * Matrices lie in panels, those of block-diagonal maps as described in step.h; a skip that is off is zero. */
+/* One block of a stack as its step reads it: the paper's mLSTM (inner width E) or sLSTM block (E = D, `hidden` wide
+ * FFN). Matrices lie in panels, those of block-diagonal maps as described in step.h; a skip that is off is zero. */
 typedef struct {
     int64_t is_slstm, E, NH, DH, K, block, hidden;
     float norm_eps, head_norm_eps;
-    const float *norm, *up, *conv_weight, *conv_bias, *maps, *recurrent, *gate_weight, *gate_bias, *head_norm, *skip, *down;
+    const float *norm, *up, *conv_weight, *conv_bias, *maps, *recurrent, *gate_weight, *gate_bias, *head_norm, *skip,
+        *down;
     const float *ffn_norm, *ffn_up, *ffn_down;
 } step_block;
 
@@ -155,7 +158,8 @@ typedef struct {
     const float *conv_weight, *conv_bias, *if_panels, *zo_panels, *back_panels, *bias, *norm_weight;
 } slstm_mixer_weights;
 
-/* Gradients; matrices (NH, 4 DH, 3 DH): [head, gate and unit, operand], of i, f for the first two operands, z, o the last. */
+/* Gradients; matrices (NH, 4 DH, 3 DH): [head, gate and unit, operand], of i, f for the first two operands, of z, o for
+ * the last two. */
 typedef struct {
     float *conv_weight, *conv_bias, *bias, *norm_weight, *matrices;
 } slstm_mixer_gradients;
@@ -177,4 +181,6 @@ INLINE int64_t slstm_mixer_work_floats(const slstm_mixer_sizes *size) {
     return MAX_ROWS * (size->S + size->DH * (7 * SLSTM_STEPS + 8 + size->K));
 }
 
-INLINE int64_t step_work_floats(const step_stack *stack, int64_t rows) { return rows * (2 * stack->D + 5 * stack->widest); }
+INLINE int64_t step_work_floats(const step_stack *stack, int64_t rows) {
+    return rows * (2 * stack->D + 5 * stack->widest);
+}

@@ -10,7 +10,7 @@ typedef float FN(uvec) __attribute__((vector_size(WIDTH * 4), aligned(4), may_al
 #define ivec FN(ivec)
 #define uvec FN(uvec)
 
-INLINE vec FN(load)(const float *p) { return (vec)*(const uvec *)p; }
+INLINE vec FN(load)(const float *p) { return (vec) * (const uvec *)p; }
 INLINE void FN(store)(float *p, vec v) { *(uvec *)p = (uvec)v; }
 INLINE vec FN(splat)(float x) { return x - (vec){0}; }
 INLINE vec FN(select)(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }
@@ -27,7 +27,7 @@ INLINE vec FN(magnitude)(vec a) { return (vec)((ivec)a & 0x7fffffff); }
 #define magnitude FN(magnitude)
 
 INLINE vec FN(square_root)(vec a) {
-    UNROLL for (int i = 0; i < WIDTH; i++) a[i] = sqrtf(a[i]);
+    EACH (i, WIDTH) a[i] = sqrtf(a[i]);
     return a;
 }
 #define square_root FN(square_root)
