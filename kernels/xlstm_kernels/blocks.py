@@ -143,8 +143,8 @@ class mLSTMBlock(xLSTMBlock):
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
         up = self.up(x)  # (B, S, 2 E)
-        if self.has_papers_mixer and lengths is None and fused.runs_mlstm(up, state.conv.shape[1] + 1):
-            return self._mix_compiled(up, state, resets)
+        if self.has_papers_mixer and fused.runs_mlstm(up, state.conv.shape[1] + 1):
+            return self._mix_compiled(up, state, resets, lengths)
         inner, gate = up.chunk(2, dim=-1)
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
         h, cell = self.cell(self.q(convolved), self.k(convolved), self.v(inner), state.cell, resets, lengths)
@@ -152,15 +152,18 @@ class mLSTMBlock(xLSTMBlock):
             h = h + self.skip * convolved
         return self.down(h * F.silu(gate)), BlockState(window, cell)
 
-    def _mix_compiled(self, up: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+    def _mix_compiled(
+        self, up: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, BlockState]:
         """The rest of ``mixer`` in one call, for a block that has the paper's."""
         assert self.conv is not None
         assert self.skip is not None
         maps = (self.q.weight, self.k.weight, self.v.weight)
         gates, norm = self.cell.gates, self.cell.norm
         weights = (self.conv.weight, self.conv.bias, *maps, gates.weight, gates.bias, norm.weight, self.skip)
-        y, cell = fused.mlstm_mixer(up, state.conv, cast(mLSTMState, state.cell), weights, resets, norm_eps=norm.eps)
-        window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets)
+        memory = cast(mLSTMState, state.cell)
+        y, cell = fused.mlstm_mixer(up, state.conv, memory, weights, resets, lengths, norm_eps=norm.eps)
+        window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets, lengths)
         return self.down(y), BlockState(window, cell)
 
 
@@ -302,21 +305,23 @@ class sLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        if self.has_papers_mixer and lengths is None and fused.runs_slstm(x, self.cell.head_dim):
-            return self._mix_compiled(x, state, resets)
+        if self.has_papers_mixer and fused.runs_slstm(x, self.cell.head_dim):
+            return self._mix_compiled(x, state, resets, lengths)
         convolved, window = convolve(self.conv, x, state.conv, resets, lengths)
         h, cell = self.cell(convolved, x, state.cell, resets, lengths)
         return h, BlockState(window, cell)
 
-    def _mix_compiled(self, x: Tensor, state: BlockState, resets: Tensor | None) -> tuple[Tensor, BlockState]:
+    def _mix_compiled(
+        self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, BlockState]:
         """``mixer`` in one call, for a block that has the paper's."""
         conv, cell = self.conv, self.cell
         assert conv is not None
         weights = (conv.weight, conv.bias, cell.input_weight, cell.recurrent_weight, cell.bias, cell.norm.weight)
         h, after = fused.slstm_mixer(
-            x, state.conv, cast(sLSTMState, state.cell), weights, resets, norm_eps=cell.norm.eps
+            x, state.conv, cast(sLSTMState, state.cell), weights, resets, lengths, norm_eps=cell.norm.eps
         )
-        return h, BlockState(conv.window_after(x, state.conv, resets), after)
+        return h, BlockState(conv.window_after(x, state.conv, resets, lengths), after)
 
 
 def convolution(dim: int, kernel_size: int) -> CausalConv | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, needs_core
 from xlstm_kernels import core, fused, map_state, mLSTMBlock, sLSTMBlock
 from xlstm_kernels.blocks import xLSTMBlock
+from xlstm_kernels.ops.padding import valid_steps
 from xlstm_kernels.state import state_leaves
 
 pytestmark = needs_core
@@ -28,14 +29,15 @@ BLOCKS: dict[str, Callable[[], xLSTMBlock]] = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("S", [1, 2, 16, 33, 100])
-@pytest.mark.parametrize("with_resets", [False, True])
-def test_the_call_is_the_blocks_own_text(name: str, S: int, with_resets: bool) -> None:
-    block = random_block(name)
+@pytest.mark.parametrize("with_resets", [False, True], ids=["no resets", "resets"])
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["whole", "lengths"])
+def test_the_call_is_the_blocks_own_text(name: str, S: int, with_resets: bool, with_lengths: bool) -> None:
+    block, state = random_block(name), random_state(random_block(name))
     x, resets = torch.randn(B, S, block.norm.weight.numel()), torch.rand(B, S) < 0.15 if with_resets else None
-    state = random_state(block)
-    assert called(lambda: block(x, state, resets))
-    expected = differentiate(block.double(), x, state, resets)  # the core takes no float64
-    actual = differentiate(block.float(), x, state, resets)
+    lengths = torch.tensor([0, S, (S + 1) // 2]) if with_lengths else None
+    assert called(lambda: block(x, state, resets, lengths))
+    expected = differentiate(block.double(), x, state, resets, lengths)  # the core takes no float64
+    actual = differentiate(block.float(), x, state, resets, lengths)
     assert_close(actual, expected)
 
 
@@ -99,12 +101,16 @@ def random_state(block: xLSTMBlock, rows: int = B) -> tuple:
     return state
 
 
-def differentiate(block: nn.Module, x: Tensor, state: tuple, resets: Tensor | None) -> dict[str, list[Tensor]]:
+def differentiate(
+    block: nn.Module, x: Tensor, state: tuple, resets: Tensor | None, lengths: Tensor | None = None
+) -> dict[str, list[Tensor]]:
     """Outputs and state, and the gradients of a random linear function of both, in the block's precision."""
     dtype = next(block.parameters()).dtype
     x = x.detach().to(dtype).requires_grad_()
     state = map_state(lambda leaf: leaf.detach().to(dtype).requires_grad_(), state)
-    y, after = block(x, state, resets)
+    y, after = block(x, state, resets, lengths)
+    if lengths is not None:  # what lies beyond is unspecified
+        y = y.masked_fill(~valid_steps(lengths, x.shape[1])[..., None], 0.0)
     values = [y, *state_leaves(after)]
     probe = torch.Generator().manual_seed(1)
     loss = sum((v * torch.randn(v.shape, generator=probe).to(dtype)).sum() for v in values[:-1])  # m has no gradient
@@ -149,9 +155,9 @@ def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_operator", spy)
         block(x, random_state(block), resets)
-    *arrays, weights, flags, norm_eps, _ = seen[0]
+    *arrays, weights, flags, lengths, norm_eps, _ = seen[0]
     arrays, weights = ([x.detach().requires_grad_(record) for x in group] for group in (arrays, weights))
-    return operator, (*arrays, weights, flags, norm_eps, record)
+    return operator, (*arrays, weights, flags, lengths, norm_eps, record)
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])

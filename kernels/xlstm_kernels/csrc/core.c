@@ -164,51 +164,51 @@ EXPORT int xlstm_mlstm_backward(const mlstm_sizes *size, const float *q, const f
 
 /* The arrays are described in mlstm_mixer.h. */
 EXPORT int xlstm_mlstm_mixer_forward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights, const float *up,
-                                     const float *window, const uint8_t *resets, const float *c, const float *n,
-                                     const float *m, float *y, float *tape, float *memories, float *c_out, float *n_out,
-                                     float *m_out, int threads) {
+                                     const float *window, const uint8_t *resets, const int64_t *lengths, const float *c,
+                                     const float *n, const float *m, float *y, float *tape, float *memories,
+                                     float *c_out, float *n_out, float *m_out, int threads) {
     SHARE(size->B, mlstm_mixer_work_floats(size),
-          PICK(mlstm_mixer_forward)(size, item, weights, up, window, resets, c, n, m, y, tape, memories, c_out, n_out,
-                                    m_out, work));
+          PICK(mlstm_mixer_forward)(size, item, weights, up, window, resets, lengths, c, n, m, y, tape, memories, c_out,
+                                    n_out, m_out, work));
     return failed;
 }
 
 /* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
 EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights,
-                                      const float *up, const float *window, const uint8_t *resets, const float *tape,
-                                      const float *memories, const float *dy, const float *dc, const float *dn,
-                                      float *dup, float *dwindow, float *dc_out, float *dn_out, float *dweights,
-                                      int threads) {
+                                      const float *up, const float *window, const uint8_t *resets,
+                                      const int64_t *lengths, const float *tape, const float *memories, const float *dy,
+                                      const float *dc, const float *dn, float *dup, float *dwindow, float *dc_out,
+                                      float *dn_out, float *dweights, int threads) {
     const int64_t floats = mlstm_mixer_weight_floats(size);
     SHARE(size->B, mlstm_mixer_work_floats(size),
-          PICK(mlstm_mixer_backward)(size, item, weights, up, window, resets, tape, memories, dy, dc, dn, dup, dwindow,
-                                     dc_out, dn_out, dweights + part * floats, work));
+          PICK(mlstm_mixer_backward)(size, item, weights, up, window, resets, lengths, tape, memories, dy, dc, dn, dup,
+                                     dwindow, dc_out, dn_out, dweights + part * floats, work));
     add_blocks(dweights, floats, threads);
     return failed;
 }
 
 /* The arrays are described in slstm_mixer.h. */
 EXPORT int xlstm_slstm_mixer_forward(const slstm_mixer_sizes *size, const slstm_mixer_weights *weights, const float *x,
-                                     const float *window, const uint8_t *resets, const float *state, float *y,
-                                     float *tape, float *state_out, int threads) {
+                                     const float *window, const uint8_t *resets, const int64_t *lengths,
+                                     const float *state, float *y, float *tape, float *state_out, int threads) {
     const int together = rows_together(size->B, size->NH, threads);
     SHARE(chunks_of(size->B, together) * size->NH, slstm_mixer_work_floats(size),
-          PICK(slstm_mixer_rows)(size, block_at(size->B, size->NH, together, item), weights, x, window, resets, state,
-                                 y, tape, state_out, work));
+          PICK(slstm_mixer_rows)(size, block_at(size->B, size->NH, together, item), weights, x, window, resets, lengths,
+                                 state, y, tape, state_out, work));
     return failed;
 }
 
 /* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
 EXPORT int xlstm_slstm_mixer_backward(const slstm_mixer_sizes *size, const slstm_mixer_weights *weights, const float *x,
-                                      const float *window, const uint8_t *resets, const float *state, const float *tape,
-                                      const float *dy, const float *dstate, float *dx, float *dwindow,
-                                      float *dstate_out, float *dweights, int threads) {
+                                      const float *window, const uint8_t *resets, const int64_t *lengths,
+                                      const float *state, const float *tape, const float *dy, const float *dstate,
+                                      float *dx, float *dwindow, float *dstate_out, float *dweights, int threads) {
     const int together = rows_together(size->B, size->NH, threads);
     const int64_t floats = slstm_mixer_weight_floats(size);
     SHARE(chunks_of(size->B, together) * size->NH, slstm_mixer_work_floats(size),
           PICK(slstm_mixer_rows_backward)(size, block_at(size->B, size->NH, together, item), weights, x, window, resets,
-                                          state, tape, dy, dstate, dx, dwindow, dstate_out, dweights + part * floats,
-                                          work));
+                                          lengths, state, tape, dy, dstate, dx, dwindow, dstate_out,
+                                          dweights + part * floats, work));
     add_blocks(dweights, floats, threads);
     return failed;
 }

@@ -4,6 +4,7 @@
  * A chunk of steps goes through all of it while it lies in the cache, channels by steps (E, L), so that every loop runs
  * along the steps. On the way back all but h, the normaliser, m and the memories is computed again from the input.
  * Shapes: B batch, S sequence, E inner dim, NH heads, DH head dim, K kernel size. Contiguous arrays of floats:
+ *   lengths (B), or NULL: the steps of a row that are its own, the first ones; beyond them y and dup are zero
  *   up, dup (B, S, 2 E): the memory's input, then the output gate        y, dy (B, S, E)
  *   window (B, K - 1, E): the inputs before the sequence                 resets (B, S) bytes
  *   tape: see mlstm_mixer_tape                   memories (B, NH, chunks + 1, memory_floats) */
@@ -115,19 +116,20 @@ INLINE void FN(moments)(const float *h, int64_t DH, int64_t L, float eps, vec *m
 }
 
 static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w,
-                                    const float *up, const float *window, const uint8_t *resets, const float *c,
-                                    const float *n, const float *m, float *y, float *tape, float *memories,
-                                    float *c_out, float *n_out, float *m_out, float *work) {
+                                    const float *up, const float *window, const uint8_t *resets, const int64_t *lengths,
+                                    const float *c, const float *n, const float *m, float *y, float *tape,
+                                    float *memories, float *c_out, float *n_out, float *m_out, float *work) {
     const mlstm_head head = size->head;
-    const int64_t S = size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk, DH = head.DV;
-    const int64_t floats = memory_floats(&head), chunks = chunks_of(S, C);
+    const int64_t S = lengths ? lengths[b] : size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk,
+                  DH = head.DV;
+    const int64_t floats = memory_floats(&head), chunks = chunks_of(size->S, C);
     float *memory = work;
     mlstm_mixer_arrays a;
     mlstm_mixer_share(size, memory + NH * floats, &a);
     if (!resets) a.age = NULL;
-    up += b * S * 2 * E, window += b * (K - 1) * E, y += b * S * E;
+    up += b * size->S * 2 * E, window += b * (K - 1) * E, y += b * size->S * E;
     if (tape) tape += b * mlstm_mixer_tape(size);
-    if (a.age) FN(find_ages)(size, resets + b * S, a.age);
+    if (a.age) FN(find_ages)(size, resets + b * size->S, a.age);
     for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, c, n, m, memory + g * floats);
 
     for (int64_t t = 0; t < S; t += C) {
@@ -159,32 +161,37 @@ static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, co
     for (int64_t g = 0; g < NH; g++) {
         const int64_t row = b * NH + g;
         if (memories)
-            memcpy(memories + (row * (chunks + 1) + chunks) * floats, memory + g * floats, sizeof(float) * floats);
+            memcpy(memories + (row * (chunks + 1) + chunks_of(S, C)) * floats, memory + g * floats,
+                   sizeof(float) * floats);
         FN(scatter_memory)(&head, row, memory + g * floats, c_out, n_out, m_out);
     }
+    memset(y + S * E, 0, sizeof(float) * (size->S - S) * E);
 }
 
 static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w,
-                                     const float *up, const float *window, const uint8_t *resets, const float *tape,
-                                     const float *memories, const float *dy, const float *dc, const float *dn,
-                                     float *dup, float *dwindow, float *dc_out, float *dn_out, float *dweights,
-                                     float *work) {
+                                     const float *up, const float *window, const uint8_t *resets,
+                                     const int64_t *lengths, const float *tape, const float *memories, const float *dy,
+                                     const float *dc, const float *dn, float *dup, float *dwindow, float *dc_out,
+                                     float *dn_out, float *dweights, float *work) {
     const mlstm_head head = size->head;
-    const int64_t S = size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk, DH = head.DV;
-    const int64_t floats = memory_floats(&head), chunks = chunks_of(S, C), rows = whole(3 * E);
+    const int64_t S = lengths ? lengths[b] : size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk,
+                  DH = head.DV;
+    const int64_t floats = memory_floats(&head), chunks = chunks_of(size->S, C), rows = whole(3 * E);
     const mlstm_mixer_gradients d = mlstm_mixer_gradients_in(size, dweights);
     float *dmemory = work, *later = dmemory + NH * floats;
     mlstm_mixer_arrays a;
     mlstm_mixer_share(size, later + E * LANES, &a);
     if (!resets) a.age = NULL;
-    up += b * S * 2 * E, window += b * (K - 1) * E, dy += b * S * E, tape += b * mlstm_mixer_tape(size);
-    dup += b * S * 2 * E, dwindow += b * (K - 1) * E;
-    if (a.age) FN(find_ages)(size, resets + b * S, a.age);
+    up += b * size->S * 2 * E, window += b * (K - 1) * E, dy += b * size->S * E, tape += b * mlstm_mixer_tape(size);
+    dup += b * size->S * 2 * E, dwindow += b * (K - 1) * E;
+    if (a.age) FN(find_ages)(size, resets + b * size->S, a.age);
     for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, dc, dn, NULL, dmemory + g * floats);
+    memset(dwindow, 0, sizeof(float) * (K - 1) * E);
+    memset(dup + S * 2 * E, 0, sizeof(float) * (size->S - S) * 2 * E);
     memset(later, 0,
            sizeof(float) * E * LANES); /* the gradient before the SiLU in the first steps of the chunk after */
 
-    for (int64_t t = (chunks - 1) * C; t >= 0; t -= C) {
+    for (int64_t t = (chunks_of(S, C) - 1) * C; t >= 0; t -= C) {
         const int64_t steps = S - t < C ? S - t : C, L = whole(steps), stride = HISTORY + L, ahead = L + LANES;
         if (t > 0) {
             prefetch(up + (t - C) * 2 * E, C * 2 * E);
@@ -276,8 +283,7 @@ static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, c
                 d.conv_weight[(K - 1 - lag) * E + channel] += total(sum);
                 if (t == 0)
                     for (int64_t back = 1; back <= lag; back++)
-                        dwindow[(K - 1 - back) * E + channel] =
-                            (lag == back ? 0.0f : dwindow[(K - 1 - back) * E + channel]) + tap * masked[lag - back];
+                        dwindow[(K - 1 - back) * E + channel] += tap * masked[lag - back];
             }
         }
         FN(to_steps)(a.dinput, L, steps, E, dup + t * 2 * E, 2 * E);

@@ -4,6 +4,7 @@
  * Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of PANEL, D = NH DH, K kernel size. Contiguous arrays:
  *   x, dx, y, dy (B, S, D)         window (B, K - 1, D): the inputs before the sequence        resets (B, S) bytes
  *   tape (B, S, NH, 5, DH)         state (4, B, NH, DH): h, y, lam, m, as in slstm.h           dstate (3, B, NH, DH)
+ *   lengths (B), or NULL, as in slstm.h: beyond a row's own steps y and dx are zero
  * At each step a row reads "operands", convolved x, h before and x beside each other (3, DH): gates i, f weigh the
  * first two, z, o the last two. Matrices lie in panels; of a head
  *   if_panels, zo_panels (2 DH, 2 DH): [operand, gate and unit]     back_panels (4 DH, 3 DH): [gate and unit, operand]
@@ -42,14 +43,16 @@ static void FN(find_past)(const slstm_mixer_sizes *size, int64_t first, int coun
 }
 
 static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w,
-                                 const float *x, const float *window, const uint8_t *resets, const float *state,
-                                 float *out, float *tape, float *state_out, float *work) {
+                                 const float *x, const float *window, const uint8_t *resets, const int64_t *lengths,
+                                 const float *state, float *out, float *tape, float *state_out, float *work) {
     const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D;
     const int64_t head = block.head, first = block.first, channel = head * DH;
     const int count = block.count, rows = count <= 4 ? 4 : 8;
     float *operands = work, *gates = operands + rows * 3 * DH, *y = gates + rows * 4 * DH, *lam = y + rows * DH;
     float *m = lam + rows * DH;
     int32_t *past = (int32_t *)(m + rows * DH);
+    int64_t own[MAX_ROWS];
+    FN(own_steps)(lengths, first, count, S, own);
     FN(find_past)(size, first, count, resets, past);
     memset(operands, 0, sizeof(float) * rows * 3 * DH);
     for (int r = 0; r < count; r++) {
@@ -60,6 +63,7 @@ static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block,
     }
     for (int64_t t = 0; t < S; t++) {
         for (int r = 0; r < count; r++) {
+            if (t >= own[r]) continue;
             float *convolved = operands + r * 3 * DH, *h = convolved + DH;
             FN(convolve)(size, first + r, t, channel, past[r * S + t], x, window, w->conv_weight, w->conv_bias,
                          convolved);
@@ -76,6 +80,10 @@ static void FN(slstm_mixer_rows)(const slstm_mixer_sizes *size, row_block block,
         project(rows, operands + DH, 3 * DH, w->zo_panels + head * 4 * DH * DH, 2 * DH, 2 * DH, gates + 2 * DH, 4 * DH);
         for (int r = 0; r < count; r++) {
             const int64_t step = (first + r) * S + t;
+            if (t >= own[r]) {
+                memset(out + step * D + channel, 0, sizeof(float) * DH);
+                continue;
+            }
             const float *pre = gates + r * 4 * DH, *b = w->bias + channel;
             float *h = operands + r * 3 * DH + DH, *record = tape ? tape + (step * NH + head) * 5 * DH : NULL;
             for (int64_t d = 0; t + AHEAD < S && d < DH; d += LANES) {
@@ -130,8 +138,9 @@ INLINE void FN(standardise_backward)(const float *h, int64_t DH, const float *we
 
 static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_block block, const slstm_mixer_weights *w,
                                           const float *x, const float *window, const uint8_t *resets,
-                                          const float *state, const float *tape, const float *dout, const float *dstate,
-                                          float *dx, float *dwindow, float *dstate_out, float *dweights, float *work) {
+                                          const int64_t *lengths, const float *state, const float *tape,
+                                          const float *dout, const float *dstate, float *dx, float *dwindow,
+                                          float *dstate_out, float *dweights, float *work) {
     const int64_t S = size->S, NH = size->NH, DH = size->DH, D = NH * DH, leaf = size->B * D, K = size->K;
     const int64_t head = block.head, first = block.first, channel = head * DH;
     const int count = block.count, rows = count <= 4 ? 4 : 8;
@@ -145,13 +154,8 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
     int32_t *past = (int32_t *)(before_silu + rows * DH);
     FN(find_past)(size, first, count, resets, past);
     memset(work, 0, sizeof(float) * (q + rows * DH - work));
-    for (int r = 0; r < count; r++) {
-        const float *from = dstate + (first + r) * D + channel;
-        memcpy(doperands + r * 3 * DH + DH, from, sizeof(float) * DH);
-        memcpy(p + r * DH, from + leaf, sizeof(float) * DH);
-        memcpy(q + r * DH, from + 2 * leaf, sizeof(float) * DH);
-    }
-    int64_t filled = 0;
+    int64_t own[MAX_ROWS], filled = 0;
+    FN(own_steps)(lengths, first, count, S, own);
     for (int64_t t = S - 1; t >= 0; t--) {
         float *dgates_now = dgates + filled * rows * 4 * DH, *operands_now = operands + filled * rows * 3 * DH;
         for (int r = 0; r < count; r++) {
@@ -159,6 +163,16 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
             const float *record = tape + (step * NH + head) * 5 * DH, *b_record = record - NH * 5 * DH;
             float *convolved = operands_now + r * 3 * DH, *h_before = convolved + DH, *dgate = dgates_now + r * 4 * DH;
             float *z = before_silu + r * DH;
+            if (t >= own[r]) {
+                memset(dx + step * D + channel, 0, sizeof(float) * DH);
+                continue;
+            }
+            if (t == own[r] - 1) { /* only here, because the product clears what rows that wait would hold */
+                const float *from = dstate + (first + r) * D + channel;
+                memcpy(doperands + r * 3 * DH + DH, from, sizeof(float) * DH);
+                memcpy(p + r * DH, from + leaf, sizeof(float) * DH);
+                memcpy(q + r * DH, from + 2 * leaf, sizeof(float) * DH);
+            }
             FN(convolve)(size, first + r, t, channel, past[r * S + t], x, window, w->conv_weight, w->conv_bias, z);
             memcpy(h_before + DH, x + step * D + channel, sizeof(float) * DH);
             const int reset = resets && resets[step];
@@ -195,6 +209,7 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
         for (int r = 0; r < count; r++) {
             const int64_t step = (first + r) * S + t;
             float *of = doperands + r * 3 * DH, *next = ahead + r * K * DH;
+            if (t >= own[r]) continue;
             for (int64_t lag = K - 1; lag > 0; lag--)
                 memcpy(next + lag * DH, next + (lag - 1) * DH, sizeof(float) * DH);
             for (int64_t d = 0; d < DH; d += WIDTH) {
@@ -230,9 +245,10 @@ static void FN(slstm_mixer_rows_backward)(const slstm_mixer_sizes *size, row_blo
     }
     for (int r = 0; r < count; r++) {
         float *given = dstate_out + (first + r) * D + channel;
-        memcpy(given, doperands + r * 3 * DH + DH, sizeof(float) * DH);
-        memcpy(given + leaf, p + r * DH, sizeof(float) * DH);
-        memcpy(given + 2 * leaf, q + r * DH, sizeof(float) * DH);
+        const float *after = dstate + (first + r) * D + channel;
+        memcpy(given, own[r] ? doperands + r * 3 * DH + DH : after, sizeof(float) * DH);
+        memcpy(given + leaf, own[r] ? p + r * DH : after + leaf, sizeof(float) * DH);
+        memcpy(given + 2 * leaf, own[r] ? q + r * DH : after + 2 * leaf, sizeof(float) * DH);
         /* The inputs before the sequence: `back` steps before its first, they reach step lag - back. */
         for (int64_t back = 1; back < K; back++)
             for (int64_t d = 0; d < DH; d++) {

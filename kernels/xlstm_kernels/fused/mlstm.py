@@ -34,7 +34,14 @@ def runs(up: Tensor, kernel_size: int) -> bool:
 
 
 def mlstm_mixer(
-    up: Tensor, window: Tensor, state: mLSTMState, weights: Sequence[Tensor], resets: Tensor | None, *, norm_eps: float
+    up: Tensor,
+    window: Tensor,
+    state: mLSTMState,
+    weights: Sequence[Tensor],
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    *,
+    norm_eps: float,
 ) -> tuple[Tensor, mLSTMState]:
     """From the up-projection's output to what the down-projection reads, and the memory after it.
 
@@ -45,6 +52,7 @@ def mlstm_mixer(
         weights: of convolution (K, E), its bias (E), maps of q, k and v (blocks, out, in), gates (2 NH, 3 E), their
             bias (2 NH), head norm (E) and skip (E).
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
+        lengths: integers (B,); row b ends after its first ``lengths[b]`` steps, beyond them its outputs are zero.
         norm_eps: of the head norm.
 
     Returns:
@@ -53,10 +61,11 @@ def mlstm_mixer(
     given = (up, window, state.c, state.n, state.m.detach())
     x, window, c, n, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
     resets = None if resets is None else resets.contiguous()
+    lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x, window, c, n, *plain)
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
     run = _operator if record or torch.compiler.is_compiling() else _forward
-    y, c, n, m, *_ = run(x, window, c, n, m, plain, resets, norm_eps, record)
+    y, c, n, m, *_ = run(x, window, c, n, m, plain, resets, lengths, norm_eps, record)
     return y.to(up.dtype), mLSTMState(c, n, m)
 
 
@@ -71,6 +80,7 @@ def _outputs(
     m: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     norm_eps: float,
     record: bool,
 ) -> _Outputs:
@@ -93,14 +103,15 @@ def _forward(
     m: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     norm_eps: float,
     record: bool,
 ) -> _Outputs:
-    outputs = _outputs(up, window, c, n, m, weights, resets, norm_eps, record)
+    outputs = _outputs(up, window, c, n, m, weights, resets, lengths, norm_eps, record)
     y, *last, steps, memories = outputs
     tape = (steps, memories) if record else (None, None)
     sizes = _sizes(up, window, c, weights, norm_eps)
-    core.call("xlstm_mlstm_mixer_forward", sizes, weights, up, window, resets, c, n, m, y, *tape, *last)
+    core.call("xlstm_mlstm_mixer_forward", sizes, weights, up, window, resets, lengths, c, n, m, y, *tape, *last)
     return outputs
 
 
@@ -113,6 +124,7 @@ def _backward(
     c: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     steps: Tensor,
     memories: Tensor,
     norm_eps: float,
@@ -126,7 +138,7 @@ def _backward(
     blocks = up.new_zeros(torch.get_num_threads(), sum(shape.numel() for shape in shapes))
     given = (x.contiguous() for x in (dy, dc, dn))
     sizes = _sizes(up, window, c, weights, norm_eps)
-    arrays = (up, window, resets, steps, memories, *given, *gradients, blocks)
+    arrays = (up, window, resets, lengths, steps, memories, *given, *gradients, blocks)
     core.call("xlstm_mlstm_mixer_backward", sizes, weights, *arrays)
     parts = blocks[0].split([shape.numel() for shape in shapes])
     *dweights, dgates = (part.view(shape).clone() for part, shape in zip(parts, shapes, strict=True))
@@ -143,6 +155,7 @@ def _gradients(
     c: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     steps: Tensor,
     memories: Tensor,
     norm_eps: float,
@@ -160,22 +173,22 @@ def _sizes(up: Tensor, window: Tensor, c: Tensor, weights: Sequence[Tensor], nor
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-    up, window, c, _, _, weights, resets, ctx.norm_eps, _ = inputs
+    up, window, c, _, _, weights, resets, lengths, ctx.norm_eps, _ = inputs
     y, c_after, n_after, m, steps, memories = output
     ctx.mark_non_differentiable(m, steps, memories)
     ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
-    ctx.save_for_backward(up, window, c, resets, steps, memories, *weights)
+    ctx.save_for_backward(up, window, c, resets, lengths, steps, memories, *weights)
     ctx.shapes = y.shape, c_after.shape, n_after.shape
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-    up, window, c, resets, steps, memories, *weights = ctx.saved_tensors
+    up, window, c, resets, lengths, steps, memories, *weights = ctx.saved_tensors
     given = zip(gradients, ctx.shapes, strict=False)  # of y, c, n; there is none of m and of the tape
     dy, dc, dn = (up.new_zeros(shape) if dx is None else dx for dx, shape in given)
     dup, dwindow, dc, dn, *dweights = _backward_operator(
-        dy, dc, dn, up, window, c, weights, resets, steps, memories, ctx.norm_eps
+        dy, dc, dn, up, window, c, weights, resets, lengths, steps, memories, ctx.norm_eps
     )
-    return dup, dwindow, dc, dn, None, dweights, None, None, None
+    return dup, dwindow, dc, dn, None, dweights, None, None, None, None
 
 
 _operator = register_op("mlstm_mixer", _forward, _outputs, device="CPU")

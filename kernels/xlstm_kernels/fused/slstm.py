@@ -27,7 +27,14 @@ def runs(x: Tensor, head_dim: int) -> bool:
 
 
 def slstm_mixer(
-    x: Tensor, window: Tensor, state: sLSTMState, weights: Sequence[Tensor], resets: Tensor | None, *, norm_eps: float
+    x: Tensor,
+    window: Tensor,
+    state: sLSTMState,
+    weights: Sequence[Tensor],
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    *,
+    norm_eps: float,
 ) -> tuple[Tensor, sLSTMState]:
     """From the norm's output to what is added to the residual stream, and the memory after it.
 
@@ -38,6 +45,7 @@ def slstm_mixer(
         weights: of convolution (K, D), its bias (D), the input's and the recurrent weight, each (4, NH, DH, DH) as
             [gate, head, out, in], the gates' bias (4, NH, DH), and of the head norm (D).
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
+        lengths: integers (B,); row b ends after its first ``lengths[b]`` steps, beyond them its outputs are zero.
         norm_eps: of the head norm.
 
     Returns:
@@ -47,10 +55,11 @@ def slstm_mixer(
     given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before), m_before)
     x32, window, h, y, lam, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
     resets = None if resets is None else resets.contiguous()
+    lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x32, window, h, y, lam, *plain)
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
     run = _operator if record or torch.compiler.is_compiling() else _forward
-    out, h, y, lam, m, _ = run(x32, window, h, y, lam, m, plain, resets, norm_eps, record)
+    out, h, y, lam, m, _ = run(x32, window, h, y, lam, m, plain, resets, lengths, norm_eps, record)
     return out.to(x.dtype), sLSTMState(h, *from_average(y, lam, m), m)
 
 
@@ -66,6 +75,7 @@ def _outputs(
     m: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     norm_eps: float,
     record: bool,
 ) -> _Outputs:
@@ -84,14 +94,15 @@ def _forward(
     m: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     norm_eps: float,
     record: bool,
 ) -> _Outputs:
-    outputs = _outputs(x, window, h, y, lam, m, weights, resets, norm_eps, record)
+    outputs = _outputs(x, window, h, y, lam, m, weights, resets, lengths, norm_eps, record)
     out, *last, tape = outputs
     state = torch.stack((h, y, lam, m))
     after = torch.empty_like(state)
-    arrays = (x, window, resets, state, out, tape if record else None, after)
+    arrays = (x, window, resets, lengths, state, out, tape if record else None, after)
     core.call("xlstm_slstm_mixer_forward", _sizes(x, window, h, norm_eps), _packed(weights), *arrays)
     for leaf, values in zip(last, after, strict=True):
         leaf.copy_(values)
@@ -108,6 +119,7 @@ def _backward(
     h: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     tape: Tensor,
     norm_eps: float,
 ) -> list[Tensor]:
@@ -119,7 +131,7 @@ def _backward(
     shapes = [*(w.shape for w in (conv_weight, conv_bias, bias, norm_weight)), torch.Size((NH, 4, DH, 3, DH))]
     numbers = [shape.numel() for shape in shapes]
     blocks = x.new_zeros(torch.get_num_threads(), sum(numbers))
-    arrays = (x, window, resets, h, tape, dout.contiguous(), dstate, dx, dwindow, dbefore, blocks)
+    arrays = (x, window, resets, lengths, h, tape, dout.contiguous(), dstate, dx, dwindow, dbefore, blocks)
     core.call("xlstm_slstm_mixer_backward", _sizes(x, window, h, norm_eps), _packed(weights), *arrays)
     parts = blocks[0].split(numbers)
     dconv, dconv_bias, dbias, dnorm, matrices = (p.view(shape) for p, shape in zip(parts, shapes, strict=True))
@@ -139,6 +151,7 @@ def _gradients(
     h: Tensor,
     weights: list[Tensor],
     resets: Tensor | None,
+    lengths: Tensor | None,
     tape: Tensor,
     norm_eps: float,
 ) -> list[Tensor]:
@@ -147,21 +160,21 @@ def _gradients(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-    x, window, h, _, _, _, weights, resets, ctx.norm_eps, _ = inputs
+    x, window, h, _, _, _, weights, resets, lengths, ctx.norm_eps, _ = inputs
     *_, m, tape = output
     ctx.mark_non_differentiable(m, tape)
     ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
-    ctx.save_for_backward(x, window, h, resets, tape, *weights)
+    ctx.save_for_backward(x, window, h, resets, lengths, tape, *weights)
 
 
 def _differentiate(ctx: Any, dout: Tensor | None, *dstate: Tensor | None) -> tuple[Any, ...]:
-    x, window, h, resets, tape, *weights = ctx.saved_tensors
+    x, window, h, resets, lengths, tape, *weights = ctx.saved_tensors
     dout = torch.zeros_like(x) if dout is None else dout
     dh, dy, dlam = (torch.zeros_like(h) if d is None else d for d in dstate[:3])
     dx, dwindow, dh, dy, dlam, *dweights = _backward_operator(
-        dout, dh, dy, dlam, x, window, h, weights, resets, tape, ctx.norm_eps
+        dout, dh, dy, dlam, x, window, h, weights, resets, lengths, tape, ctx.norm_eps
     )
-    return dx, dwindow, dh, dy, dlam, None, dweights, None, None, None
+    return dx, dwindow, dh, dy, dlam, None, dweights, None, None, None, None
 
 
 _operator = register_op("slstm_mixer", _forward, _outputs, device="CPU")
