@@ -60,13 +60,24 @@ static void FN(forward_rows)(const slstm_sizes *size, int64_t head, int64_t firs
                 const vec f = load(GATE(given, 1)) + load(GATE(b, 1)) + load(mix + DH + d);
                 const vec z = hyperbolic_tangent(load(GATE(given, 2)) + load(GATE(b, 2)) + load(mix + 2 * DH + d));
                 const vec o = sigmoid(load(GATE(given, 3)) + load(GATE(b, 3)) + load(mix + 3 * DH + d));
-                vec logf = f, f_slope = splat(1.0f), alpha, unused;
-                if (!exponential_forget) logf = -softplus(-f, &f_slope, &unused);
-                /* In this order: lam + logf would round the small logf away, the same way at every step. */
-                const vec x = i - logf - load(lam + at);
-                const vec lam_after = i + softplus(-x, &unused, &alpha);
+                vec f_slope = splat(1.0f), alpha, unused, kept, lam_after;
+                const vec lam_before = load(lam + at), m_before = load(m + at);
+                if (exponential_forget) { /* lam is relative to m: average.py, advance_relative */
+                    const vec x = i - m_before - f - lam_before;
+                    kept = f + m_before;
+                    const vec m_after = select((ivec)(kept > i), kept, i);
+                    const vec grown = lam_before + (f - (m_after - m_before)) + softplus(x, &alpha, &unused);
+                    const vec written = softplus(-x, &unused, &unused);
+                    lam_after = select((ivec)(x == INFINITY), i - m_after, grown);
+                    lam_after = select((ivec)(i > kept), written, lam_after);
+                } else {
+                    const vec logf = -softplus(-f, &f_slope, &unused);
+                    /* In this order: lam + logf would round the small logf away, the same way at every step. */
+                    const vec x = i - logf - lam_before;
+                    kept = logf + m_before;
+                    lam_after = i + softplus(-x, &unused, &alpha);
+                }
                 const vec y_after = load(y + at) + alpha * (z - load(y + at)), h_after = o * y_after;
-                const vec kept = logf + load(m + at);
                 store(m + at, select((ivec)(kept > i), kept, i));
                 store(lam + at, lam_after);
                 store(y + at, y_after);
