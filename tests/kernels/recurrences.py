@@ -31,6 +31,12 @@ class Recurrence:
     initial_state: Callable[[], tuple]
     num_sequences: int  # the first operands have a time axis, the others are weights
     finest: torch.dtype = torch.float64  # the most exact type that the implementation takes
+    keeping: float = 12.0  # a forget gate's pre-activation that is near 1
+
+    def variant(self, name: str, **options: object) -> "Recurrence":
+        """The same recurrence with options set, in the entry and in the reference."""
+        entry, reference = partial(self.entry, **options), partial(self.reference, **options)
+        return replace(self, name=f"{self.name}, {name}", entry=entry, reference=reference)
 
     def operands(self, S: int) -> Operands:
         """Random operands, rounded to what the implementation takes."""
@@ -59,6 +65,12 @@ def _slstm_operands(S: int) -> Operands:
     return 2 * double(B, S, 4, NH, DH), 0.4 * double(4, NH, DH, DH), double(4, NH, DH)
 
 
+def _forgetful_operands(S: int) -> Operands:
+    """Forget gates mostly below 1, so that m stays small: c and n are in units of exp(m), rounded as m is."""
+    gates, weight, bias = _slstm_operands(S)
+    return gates - torch.tensor([0.0, 3.0, 0.0, 0.0]).double()[:, None, None], weight, bias
+
+
 MLSTM = Recurrence(
     name="mlstm",
     entry=partial(mlstm, backend="native"),
@@ -83,8 +95,29 @@ SLSTM_COMPILED = replace(SLSTM, name="slstm compiled", entry=partial(slstm, back
 
 MLSTM_COMPILED = replace(MLSTM, name="mlstm compiled", entry=partial(mlstm, backend="compiled"), finest=torch.float32)
 
+SIGMOID, SIGMOID_COMPILED = (op.variant("sigmoid input gate", input_gate="sigmoid") for op in (MLSTM, MLSTM_COMPILED))
+PLAIN, PLAIN_COMPILED = (
+    op.variant("not normalised", input_gate="sigmoid", normalize=False) for op in (MLSTM, MLSTM_COMPILED)
+)
+EXPONENTIAL, EXPONENTIAL_COMPILED = (
+    replace(op, random_operands=_forgetful_operands, keeping=-6e-6).variant(
+        "exponential forget gate", forget_gate="exponential"
+    )
+    for op in (SLSTM, SLSTM_COMPILED)
+)
+
 needs_core = pytest.mark.skipif(core.load() is None, reason="the C core was not built")
-RECURRENCES = [MLSTM, SLSTM, *(pytest.param(case, marks=needs_core) for case in (MLSTM_COMPILED, SLSTM_COMPILED))]
+
+
+def _where_built(*ops: Recurrence) -> list:
+    return [pytest.param(op, marks=needs_core) for op in ops]
+
+
+RECURRENCES = [MLSTM, SLSTM, *_where_built(MLSTM_COMPILED, SLSTM_COMPILED)]
+VARIANTS = [
+    *(*RECURRENCES, SIGMOID, PLAIN, EXPONENTIAL),
+    *_where_built(SIGMOID_COMPILED, PLAIN_COMPILED, EXPONENTIAL_COMPILED),
+]
 
 
 @dataclass(frozen=True)

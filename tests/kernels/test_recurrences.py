@@ -7,14 +7,14 @@ import torch
 
 from tests.kernels.recurrences import (
     FORWARD_TOLERANCE,
-    RECURRENCES,
+    VARIANTS,
     Recurrence,
     Result,
     assert_close,
     differentiate,
 )
 
-pytestmark = pytest.mark.parametrize("op", RECURRENCES, ids=lambda op: op.name)
+pytestmark = pytest.mark.parametrize("op", VARIANTS, ids=lambda op: op.name)
 
 
 @pytest.fixture(autouse=True)
@@ -146,13 +146,15 @@ def test_extreme_gates_stay_finite_and_right(op: Recurrence, i: float, f: float)
         for dtype in (torch.float64, torch.float32)
     )
     actual = differentiate(lambda *x: op.entry(*x, resets=resets), operands, state, dtype=torch.float32)
+    # c and n are in units of exp(m), and m is rounded: an exponential forget gate takes it into the thousands.
+    units = (actual.values[-1].double() - exact.values[-1]).abs().max()
     for kind in ("values", "gradients"):
         tensors = [getattr(result, kind) for result in (actual, rounded, exact)]
         largest = max(e.abs().max() for e in tensors[2])
         for a, r, e in zip(*tensors, strict=True):
             assert a.isfinite().all()
             # Where n is nearly orthogonal to q the problem itself is ill-conditioned, for the paper's form as well.
-            assert (a.double() - e).abs().max() <= 10 * (r.double() - e).abs().max() + 1e-6 * largest
+            assert (a.double() - e).abs().max() <= 10 * (r.double() - e).abs().max() + (1e-6 + units) * largest
 
 
 def test_a_long_memory_stays_exact(op: Recurrence) -> None:
@@ -160,10 +162,16 @@ def test_a_long_memory_stays_exact(op: Recurrence) -> None:
     operands, state = op.operands(S), op.state()
     if op.num_sequences > 1:  # the mLSTM
         q, k, v, i, _ = operands
-        operands = (q.abs(), k.abs(), v, i, torch.full_like(i, 12.0))  # n^T q > 0: no division by a sum that cancels
+        operands = (
+            q.abs(),
+            k.abs(),
+            v,
+            i,
+            torch.full_like(i, op.keeping),
+        )  # n^T q > 0: no division by a sum that cancels
     else:
         gates, weight, bias = operands
-        gates[:, :, 1] = 12.0
+        gates[:, :, 1], weight[1], bias[1] = op.keeping, 0.0, 0.0
         operands = (gates, 0.1 * weight, bias)
     expected, _ = op.reference(*(x.double() for x in operands), type(state)(*(x.double() for x in state)), None)
     actual, last = op.entry(*(x.float() for x in operands), type(state)(*(x.float() for x in state)))

@@ -20,18 +20,26 @@ typedef struct {
 #define slstm_gates FN(slstm_gates)
 #define slstm_gradient FN(slstm_gradient)
 
-/* From pre-activations; the output is o y. The forget gate is a sigmoid, or exponential. */
+/* From pre-activations; the output is o y. The forget gate is a sigmoid, or exponential: then lam is relative to m. */
 INLINE slstm_record FN(slstm_forward)(vec i, vec f, vec z, vec o, int exponential_forget, slstm_cell *cell) {
-    slstm_record record = {.f_slope = splat(1.0f)};
-    vec unused, logf = f;
-    if (!exponential_forget) logf = -softplus(-f, &record.f_slope, &unused);
-    /* In this order: lam + logf would round the small logf away, the same way at every step. */
-    const vec x = i - logf - cell->lam, kept = logf + cell->m;
-    record.z = hyperbolic_tangent(z);
-    record.o = sigmoid(o);
-    cell->lam = i + softplus(-x, &unused, &record.alpha);
+    slstm_record record = {.z = hyperbolic_tangent(z), .o = sigmoid(o), .f_slope = splat(1.0f)};
+    const slstm_cell before = *cell;
+    vec unused;
+    if (exponential_forget) { /* advance_relative of average.py */
+        const vec x = i - before.m - f - before.lam, kept = f + before.m;
+        cell->m = select((ivec)(kept > i), kept, i);
+        const vec grown = before.lam + (f - (cell->m - before.m)) + softplus(x, &record.alpha, &unused);
+        const vec written = softplus(-x, &unused, &unused);
+        const vec from_empty = select((ivec)(x == INFINITY), i - cell->m, grown);
+        cell->lam = select((ivec)(i > kept), written, from_empty);
+    } else {
+        const vec logf = -softplus(-f, &record.f_slope, &unused);
+        /* In this order: lam + logf would round the small logf away, the same way at every step. */
+        const vec x = i - logf - before.lam, kept = logf + before.m;
+        cell->m = select((ivec)(kept > i), kept, i);
+        cell->lam = i + softplus(-x, &unused, &record.alpha);
+    }
     cell->y += record.alpha * (record.z - cell->y);
-    cell->m = select((ivec)(kept > i), kept, i);
     return record;
 }
 

@@ -52,7 +52,7 @@ def slstm_mixer(
         (B, S, D) in the dtype of ``x``, and the state after it in float32.
     """
     m_before = state.m.detach().float()
-    given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before), m_before)
+    given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before, relative=False), m_before)
     x32, window, h, y, lam, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
@@ -60,7 +60,7 @@ def slstm_mixer(
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
     run = _operator if record or torch.compiler.is_compiling() else _forward
     out, h, y, lam, m, _ = run(x32, window, h, y, lam, m, plain, resets, lengths, norm_eps, record)
-    return out.to(x.dtype), sLSTMState(h, *from_average(y, lam, m), m)
+    return out.to(x.dtype), sLSTMState(h, *from_average(y, lam, m, relative=False), m)
 
 
 _Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # the output, h, y, lam and m, then the tape

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..loops import mix, mixing_matrices, step_flags, step_inputs
 from ..padding import valid_steps
+from .average import advance, advance_relative
 from .operators import Gradients, Outputs, register_slstm
 
 
@@ -25,6 +26,7 @@ def _forward(
 ) -> Outputs:
     S, matrices = gates.shape[1], mixing_matrices(recurrent_weight)
     valid = None if lengths is None else valid_steps(lengths, S)
+    step_on = advance_relative if exponential_forget else advance
     memory = state.transpose(1, 2).unbind(0)  # (NH, B, DH) each
     outputs, tape = [], []
     for step, reset, own in zip(step_inputs(gates, bias), step_flags(resets, S), step_flags(valid, S), strict=True):
@@ -34,10 +36,9 @@ def _forward(
             lam, m = lam.masked_fill(reset, -torch.inf), m.masked_fill(reset, -torch.inf)
         i, f, z, o = mix(step, h, matrices)
         logf, z, o = f if exponential_forget else F.logsigmoid(f), torch.tanh(z), torch.sigmoid(o)
-        x = i - logf - lam
-        alpha = torch.sigmoid(x)
+        alpha, lam, m = step_on(i, logf, lam, m)
         y = torch.lerp(y, z, alpha)
-        after: tuple[Tensor, ...] = (o * y, y, i - F.logsigmoid(x), torch.maximum(logf + m, i))
+        after: tuple[Tensor, ...] = (o * y, y, lam, m)
         outputs.append(after[0])
         if own is not None:
             after = tuple(torch.where(own, new, old) for new, old in zip(after, memory, strict=True))

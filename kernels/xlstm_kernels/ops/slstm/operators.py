@@ -65,12 +65,14 @@ def register_slstm(
         clip: float | None,
     ) -> tuple[Tensor, sLSTMState]:
         dtype, m = state.m.dtype, state.m.detach()
-        begin = torch.stack((state.h, *to_average(state.c, state.n, m), m))
+        y, lam = to_average(state.c, state.n, m, relative=exponential_forget)
+        begin = torch.stack((state.h, y, lam, m))
         inputs = (gates.to(dtype), recurrent_weight.to(dtype), bias.to(dtype), begin)
         h, last, _ = forward_op(*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
         h_last, y, lam, m = last.unbind(0)
         m = m.detach()
-        return h.to(gates.dtype), sLSTMState(h_last, *from_average(y, lam, m), m)
+        c, n = from_average(y, lam, m, relative=exponential_forget)
+        return h.to(gates.dtype), sLSTMState(h_last, c, n, m)
 
     register_gradient(name, setup_context, differentiate)
     return run
