@@ -4,10 +4,15 @@ Shapes: B batch, S sequence. A row of length n has its steps at 0 ... n - 1 (``p
 recurrences run on) or at S - n ... S - 1 (``padding="left"``).
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+from ..state import where_state
 from .checks import check_option, check_shape
+
+State = TypeVar("State")
 
 
 def check_lengths(lengths: Tensor | None, padding: str, batch_size: int, sequence_length: int) -> None:
@@ -67,3 +72,8 @@ def to_own_steps(
 def from_own_steps(h: Tensor, lengths: Tensor | None, padding: str) -> Tensor:
     """Outputs (B, S, ...) of such inputs, back at the steps that they belong to."""
     return align_right(h, lengths) if lengths is not None and padding == "left" else h
+
+
+def keep_where_empty(before: State, after: State, lengths: Tensor | None) -> State:
+    """The state after a call: bit by bit that before it, gradient included, where a row has no step of its own."""
+    return after if lengths is None else where_state(lengths == 0, before, after)

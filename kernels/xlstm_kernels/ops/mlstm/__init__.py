@@ -19,7 +19,7 @@ from ..checks import (
     check_state,
     resolve_backend,
 )
-from ..padding import check_lengths, from_own_steps, to_own_steps, valid_steps
+from ..padding import check_lengths, from_own_steps, keep_where_empty, to_own_steps, valid_steps
 from .compiled import mlstm_compiled
 from .native import mlstm_native
 
@@ -94,8 +94,8 @@ def mlstm(
     if lengths is not None:  # steps that write nothing and forget nothing
         outside = ~valid_steps(lengths, q.shape[1])[..., None]  # (B, S, 1)
         i, logf = i.masked_fill(outside, -torch.inf), logf.masked_fill(outside, 0.0)
-    h, state = run(q, k, v, i, logf, state, resets, chunk_size, normalize)
-    return from_own_steps(h, lengths, padding), state
+    h, last = run(q, k, v, i, logf, state, resets, chunk_size, normalize)
+    return from_own_steps(h, lengths, padding), keep_where_empty(state, last, lengths)
 
 
 def log_gates(

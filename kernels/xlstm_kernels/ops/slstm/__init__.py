@@ -6,10 +6,10 @@ Shapes: B batch, S sequence, NH heads, DH head dim.
 from torch import Tensor
 
 from ... import core
-from ...state import initial_slstm_state, sLSTMState, where_state
+from ...state import initial_slstm_state, sLSTMState
 from ..checks import check_option, check_positive, resolve_backend
 from ..loops import check_arguments
-from ..padding import from_own_steps, to_own_steps
+from ..padding import from_own_steps, keep_where_empty, to_own_steps
 from .compiled import slstm_compiled
 from .native import slstm_native
 
@@ -71,6 +71,4 @@ def slstm(
     (gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     options = forget_gate == "exponential", recurrent_gradient_clip
     h, last = run(gates, recurrent_weight, bias, state, resets, lengths, *options)
-    if lengths is not None:  # exactly as it was, where a row has no step: it went through a quotient
-        last = where_state(lengths == 0, state, last)
-    return from_own_steps(h, lengths, padding), last
+    return from_own_steps(h, lengths, padding), keep_where_empty(state, last, lengths)
