@@ -123,6 +123,14 @@ def test_a_step_can_be_exported(op: Recurrence, entry: Callable, state_type: typ
     assert all(torch.equal(x, y) for x, y in zip(last, last_expected, strict=True))
 
 
+@needs_core
+def test_tracing_takes_the_core_as_eager_calls_do() -> None:
+    step = Step(slstm, sLSTMState)
+    operands, state = (tuple(x.float() for x in tree) for tree in (SLSTM.operands(9), SLSTM.state()))
+    targets = {node.target for node in torch.export.export(step, (operands, state)).graph.nodes}
+    assert operators.slstm_compiled.default in targets
+
+
 @of_each
 @pytest.mark.parametrize("S", [20, 1], ids=["sequence", "step"])
 def test_autocast_changes_nothing_inside_and_the_outputs_type_alone(op: Recurrence, S: int) -> None:
