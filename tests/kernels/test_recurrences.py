@@ -1,6 +1,7 @@
 """Both recurrences against the paper line by line, and against themselves cut into pieces."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -129,6 +130,30 @@ def test_half_precision_operands_keep_a_float32_state(op: Recurrence, dtype: tor
     torch.testing.assert_close(h.double(), h_exact, rtol=rounding, atol=rounding)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_operands_cost_no_more_than_their_own_rounding(op: Recurrence, dtype: torch.dtype) -> None:
+    operands, state = op.operands(64), op.state()
+    num_wide = 3 if op.num_sequences > 1 else 1  # q, k, v or gates; all else stays in float32
+
+    def in_half(run: Callable) -> Callable:
+        """Operands and output in half precision; the reference computes in float32 in between."""
+        wide = (lambda x: x.to(dtype)) if run is op.entry else (lambda x: x.to(dtype).float())
+
+        def rounded(*arguments: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+            h, last = run(*(wide(x) for x in arguments[:num_wide]), *arguments[num_wide:])
+            return h.to(dtype), last
+
+        return rounded
+
+    exact = differentiate(op.reference, operands, state)
+    expected, actual = (
+        differentiate(in_half(run), operands, state, dtype=torch.float32) for run in (op.reference, op.entry)
+    )
+    for a, r, e in zip(*(x.values + x.gradients for x in (actual, expected, exact)), strict=True):
+        error, expected_error = ((x.double() - e).square().mean().sqrt() for x in (a, r))
+        assert error <= 2 * expected_error + 1e-6 * e.abs().max()
+
+
 @pytest.mark.parametrize("i", [-100.0, 0.0, 100.0])
 @pytest.mark.parametrize("f", [-100.0, 0.0, 100.0])
 def test_extreme_gates_stay_finite_and_right(op: Recurrence, i: float, f: float) -> None:
@@ -194,6 +219,24 @@ def test_resets_of_the_wrong_shape_or_type_are_named(op: Recurrence) -> None:
         op.entry(*operands, resets=torch.zeros(2, 4, dtype=torch.bool))
     with pytest.raises(TypeError, match=r"resets must be bool, got torch.float32"):
         op.entry(*operands, resets=torch.zeros(2, 3))
+
+
+def test_operands_that_do_not_go_together_are_named(op: Recurrence) -> None:
+    first, *others = op.operands(3)
+    with pytest.raises(TypeError, match=r"must be floating point, got torch.int64; convert with \w+.float\(\)"):
+        op.entry(first.long(), *others)
+    with pytest.raises(TypeError, match=r"operands are all float64 or none is, got \w+ torch.float64, .*torch.float32"):
+        op.entry(first.double(), *(x.float() for x in others))
+    with pytest.raises(ValueError, match=r"is on cpu but \w+ on meta; move it with \w+.to\('meta'\)"):
+        op.entry(first.to("meta"), *others)
+
+
+def test_a_state_of_another_type_or_device_is_named(op: Recurrence) -> None:
+    operands, state = op.operands(3), op.state()
+    with pytest.raises(TypeError, match=r"state.\w must be torch.float\d\d for these operands, got torch.bfloat16"):
+        op.entry(*operands, type(state)(*(x.bfloat16() for x in state)))
+    with pytest.raises(ValueError, match=r"state.\w is on meta but \w+ on cpu"):
+        op.entry(*operands, type(state)(*(x.to("meta") for x in state)))
 
 
 def test_a_state_of_another_batch_size_is_named(op: Recurrence) -> None:

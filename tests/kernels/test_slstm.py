@@ -80,12 +80,15 @@ def operands(batch_size: int, S: int, NH: int, DH: int, dtype: torch.dtype = tor
 @needs_core
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize(("batch_size", "NH", "DH"), [(1, 1, 16), (3, 2, 24), (5, 1, 48), (9, 3, 1), (17, 2, 64)])
-def test_every_instruction_set_is_right_at_any_size(batch_size: int, NH: int, DH: int) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"forget_gate": "exponential", "recurrent_gradient_clip": 0.5}], ids=["", "options"]
+)
+def test_every_instruction_set_is_right_at_any_size(batch_size: int, NH: int, DH: int, options: dict) -> None:
     arguments, resets = operands(batch_size, 11, NH, DH), torch.rand(batch_size, 11) < 0.1
     state = initial_slstm_state(batch_size, NH, DH)
-    expected = differentiate(lambda *x: SLSTM_COMPILED.reference(*x, resets), arguments, state)
+    expected = differentiate(lambda *x: SLSTM_COMPILED.reference(*x, resets, **options), arguments, state)
     actual = differentiate(
-        lambda *x: slstm(*x, resets=resets, backend="compiled"), arguments, state, dtype=torch.float32
+        lambda *x: slstm(*x, resets=resets, backend="compiled", **options), arguments, state, dtype=torch.float32
     )
     assert_close(actual, expected, torch.float32)
 

@@ -119,16 +119,12 @@ def _run_chunks(
     c: Tensor,
     n: Tensor,
     m: Tensor,
-    resets: Tensor | None,
-    L: int,
+    segment: Tensor | None,
     normalize: bool,
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
     """Outputs of all chunks (NC, B, NH, L, DV), the state after them, and what the backward pass needs."""
-    q, k, v = (_to_chunks(x, L) for x in (q, k, v))  # (NC, B, NH, L, D)
-    i = _to_chunks(i, L, fill=-torch.inf)  # (NC, B, NH, L): a filled-up step adds nothing ...
-    logf = _to_chunks(logf, L)  # ... and forgets nothing
-    decays = _decays(i, logf, m, None if resets is None else _segments(resets, L), q.shape[-1] ** -0.5)
+    decays = _decays(i, logf, m, segment, q.shape[-1] ** -0.5)
     written_k = k * decays.written[..., None]
     c_states = _scan(c, written_k.mT @ v, decays.kept)  # (NC + 1, B, NH, DK, DV)
     n_states = _scan(n[..., None], written_k.sum(-2)[..., None], decays.kept)  # (NC + 1, B, NH, DK, 1)
@@ -173,8 +169,13 @@ def _forward(
     normalize: bool,
     record: bool,
 ) -> _Outputs:
-    h, *last, tape = _run_chunks(q, k, v, i, logf, c, n, m, resets, chunk_size, normalize, record)
-    h = _from_chunks(h, q.shape[1])  # after what is not recorded was freed: that memory is used again
+    S, L = q.shape[1], chunk_size
+    q, k, v = (_to_chunks(x, L) for x in (q, k, v))  # (NC, B, NH, L, D)
+    i = _to_chunks(i, L, fill=-torch.inf)  # (NC, B, NH, L): a filled-up step adds nothing ...
+    logf = _to_chunks(logf, L)  # ... and forgets nothing
+    segment = None if resets is None else _segments(resets, L)
+    h, *last, tape = _run_chunks(q, k, v, i, logf, c, n, m, segment, normalize, record)
+    h = _from_chunks(h, S)  # after what is not recorded was freed: that memory is used again
     return cast(_Outputs, (h, *last, *(tape or (q.new_empty(0) for _ in range(_TAPE_SIZE)))))
 
 
@@ -205,7 +206,7 @@ def _forward_fake(
 _Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # of q, k, v, i, log f, c, n
 
 
-def _backward(
+def _run_chunks_backward(
     dh: Tensor,
     dc: Tensor,
     dn: Tensor,
@@ -221,7 +222,8 @@ def _backward(
     n_states: Tensor,
     h: Tensor,
 ) -> _Gradients:
-    S, L = dh.shape[1], q.shape[-2]
+    """The gradients, with those of the sequences still in chunks (NC, B, NH, L, ...)."""
+    L = q.shape[-2]
     carried, written, slope, denominator = rows.unbind(0)
     dh = _to_chunks(dh, L)
     # With a column of ones beside v and n beside c, the denominator is one more column of the numerator.
@@ -248,8 +250,29 @@ def _backward(
     dlogf = (crossing[..., None, :] @ visible).squeeze(-2)
     leaving = (c_states[1:] * dc_after).sum((-2, -1)) + (n_states[1:] * dn_after).sum((-2, -1))
     dlogf.addcmul_(leaving[..., None], visible[..., -1, :])
-    dq, dk, dv, di, dlogf = (_from_chunks(x, S) for x in (dq, dk, dv, di, dlogf))
     return dq, dk, dv, di, dlogf, dc_states[0].clone(), dn_states[0].squeeze(-1).clone()
+
+
+def _backward(
+    dh: Tensor,
+    dc: Tensor,
+    dn: Tensor,
+    resets: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Tensor,
+    within: Tensor,
+    rows: Tensor,
+    kept: Tensor,
+    c_states: Tensor,
+    n_states: Tensor,
+    h: Tensor,
+) -> _Gradients:
+    tape = (q, k, v, scores, within, rows, kept, c_states, n_states, h)
+    *dsequences, dc0, dn0 = _run_chunks_backward(dh, dc, dn, resets, *tape)
+    dq, dk, dv, di, dlogf = (_from_chunks(dx, dh.shape[1]) for dx in dsequences)
+    return dq, dk, dv, di, dlogf, dc0, dn0
 
 
 def _backward_fake(

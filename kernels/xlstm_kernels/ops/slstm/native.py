@@ -114,7 +114,7 @@ def _backward(
     if resets is not None:
         h_before = h_before.masked_fill(resets.t()[:, None, :, None], 0.0)
     dgates = dsteps.permute(2, 0, 3, 1, 4)
-    dweight = torch.einsum("snbgo,snbi->gnoi", dsteps, h_before)
+    dweight = torch.einsum("snbgo,snbi->gnoi", dsteps, h_before).contiguous()
     dstate = torch.stack([x.transpose(0, 1) for x in (mixed, p, q, torch.zeros_like(q))])
     return dgates, dweight, dgates.sum((0, 1)), dstate
 
