@@ -55,8 +55,9 @@ class xLSTMBidirectional(nn.Module):
 
         Raises:
             ValueError: shapes do not fit, or a length is out of range.
+            TypeError: ``x`` is not of the weights' type.
         """
-        check_input(x, self.config.embedding_dim)
+        check_input(x, self.forward_stack.norm, self.config.embedding_dim)
         all_steps = torch.full((len(x),), x.shape[1], device=x.device)
         rows = PaddedRows.of(x, all_steps if lengths is None else lengths, padding)
         x, resets = rows.enter(x), None if resets is None else rows.enter(resets)

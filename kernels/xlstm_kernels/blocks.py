@@ -18,6 +18,7 @@ from .cells import mLSTMCell, sLSTMCell
 from .checks import check_divides, check_integer
 from .init import output_init_, small_init_
 from .layers import CausalConv, GatedFFN, HeadwiseLinear, RMSNorm, residual_norm
+from .ops.checks import check_devices, check_resets, check_shape
 from .state import BlockState, mLSTMState, sLSTMState
 
 TIREX: MappingProxyType[str, Any] = MappingProxyType(
@@ -67,12 +68,30 @@ class xLSTMBlock(nn.Module, ABC):
 
         Returns:
             Outputs (B, S, D), and the state after each row's last step.
+
+        Raises:
+            ValueError: shapes or devices do not fit, or the sequence is empty.
+            TypeError: ``resets`` is not boolean, or the state not float32 (float64 for float64 inputs).
         """
-        y, state = self.mixer(self.norm(x), state or self.initial_state(len(x)), resets, lengths)
+        state = state or self.initial_state(len(x))
+        self._check(x, state, resets, lengths)
+        y, state = self.mixer(self.norm(x), state, resets, lengths)
         x = x + self.dropout(y)
         if self.ffn is not None:
             x = x + self.dropout(self.ffn(self.ffn_norm(x)))
         return x, state
+
+    def _check(self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None) -> None:
+        """Raise on arguments that do not fit, but for the memory, which its op checks."""
+        B, S = x.shape[:2]
+        if S == 0:
+            raise ValueError(f"the sequence must have at least one step, got x of shape {tuple(x.shape)}")
+        window_size = 0 if self.conv is None else self.conv.kernel_size - 1
+        check_shape("state.conv", state.conv, (B, window_size, self.cell.dim), "(B, K - 1, channels)")
+        check_resets(resets, B, S)
+        if lengths is not None:
+            check_shape("lengths", lengths, (B,), "(B,)")
+        check_devices({"x": x, "state.conv": state.conv, "resets": resets, "lengths": lengths})
 
 
 class mLSTMBlock(xLSTMBlock):

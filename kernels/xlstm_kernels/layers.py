@@ -45,7 +45,7 @@ class CausalConv(nn.Module):
         for tap in range(K):
             lag, past = K - 1 - tap, padded[:, tap : tap + S]
             if age is not None and lag > 0:
-                past = past * (age >= lag)[..., None]
+                past = past.masked_fill((age < lag)[..., None], 0.0)  # hides even what is not finite
             y = torch.addcmul(y, past, self.weight[tap])
         return y
 
@@ -65,7 +65,7 @@ class CausalConv(nn.Module):
         if age_after is not None:
             # Entry j lies K - 2 - j steps before the last one; the reset that hides it is as many steps back.
             lags = torch.arange(K - 2, -1, -1, device=x.device)
-            after = after * (age_after >= lags)[..., None]
+            after = after.masked_fill((age_after < lags)[..., None], 0.0)
         return after
 
 

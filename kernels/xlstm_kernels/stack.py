@@ -65,8 +65,9 @@ class xLSTMBlockStack(nn.Module):
 
         Raises:
             ValueError: shapes do not fit, a length is out of range, or ``state`` is another stack's.
+            TypeError: ``x`` is not of the weights' type, ``resets`` not boolean, or ``lengths`` not integer.
         """
-        check_input(x, self.config.embedding_dim)
+        check_input(x, self.norm, self.config.embedding_dim)
         if state is None:
             state = self.initial_state(len(x))
         if len(state) != len(self.blocks):
@@ -117,10 +118,16 @@ class xLSTMBlockStack(nn.Module):
         return load_model(cls, xLSTMConfig, source, device=device, dtype=dtype)
 
 
-def check_input(x: Tensor, embedding_dim: int) -> None:
-    """Raise ValueError unless ``x`` is (B, S, D)."""
+def check_input(x: Tensor, norm: nn.Module, embedding_dim: int) -> None:
+    """Raise ValueError unless ``x`` is (B, S, D), and TypeError unless its type is that of the weights, as ``norm``'s.
+
+    Autocast converts by itself.
+    """
     if x.ndim != 3 or x.shape[-1] != embedding_dim:
         raise ValueError(f"x must be (B, S, embedding_dim = {embedding_dim}), got {tuple(x.shape)}")
+    dtype = cast(Tensor, norm.weight).dtype
+    if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+        raise TypeError(f"x must be {dtype} like the weights, got {x.dtype}; convert x or the stack with .to()")
 
 
 def build_block(config: xLSTMConfig, index: int) -> xLSTMBlock:

@@ -56,10 +56,12 @@ class StackStepper:
             Outputs (B, D), and the state after them (B, N).
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: a shape or the device does not fit.
             TypeError: ``resets`` is not boolean.
         """
         batch_size = len(x)
+        if x.device != self._empty.device:
+            raise ValueError(f"x must be on {self._empty.device} like the stepper, got {x.device}")
         if x.shape != (batch_size, self._width):
             raise ValueError(f"x must be (B, embedding_dim = {self._width}), got {tuple(x.shape)}")
         if state.shape != (batch_size, self._empty.shape[1]):

@@ -27,6 +27,7 @@ from xlstm_kernels import (
     select_state,
     unpack_state,
     xLSTMBlockStack,
+    xLSTMConfig,
 )
 from xlstm_kernels.state import state_leaves
 
@@ -133,9 +134,9 @@ def test_whatever_runs_it_in_float32_a_stack_and_its_step_follow_float64(options
 
 def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:
     with pytest.raises(ValueError, match=r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"):
-        mixed(torch.zeros(2, 3, 9))
+        mixed(torch.zeros(2, 3, 9).double())
     with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
-        mixed(torch.zeros(2, 3, D), mixed.initial_state(2)[:1])
+        mixed(torch.zeros(2, 3, D).double(), mixed.initial_state(2)[:1])
 
 
 @pytest.mark.parametrize(
@@ -184,3 +185,29 @@ def test_recomputed_blocks_keep_a_tenth_of_the_memory_and_only_in_training() -> 
     plain, recomputed = (count_saved(random_stack(slstm_at="1:1", checkpoint=on), x) for on in (False, True))
     assert recomputed < plain / 10
     assert count_saved(random_stack(slstm_at="1:1", checkpoint=True).eval(), x) == plain
+
+
+@pytest.mark.parametrize("slstm_at", [(), (0,)], ids=["mLSTM", "sLSTM"])
+@pytest.mark.parametrize("dim", [20, 64])  # the sLSTM's first is none that the C core takes whole
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"x": torch.zeros(4, 7, 3)}, ValueError, r"embedding_dim = \d+\), got \(4, 7, 3\)"),
+        ({"x": torch.float64}, TypeError, "x must be torch.float32 like the weights, got torch.float64"),
+        ({"x": torch.int64}, TypeError, "x must be torch.float32 like the weights, got torch.int64"),
+        ({"state": 3}, ValueError, r"must be .*4, .*got \(3, "),
+        ({"resets": torch.zeros(4, 6, dtype=torch.bool)}, ValueError, r"resets must be .* = \(4, 7\), got \(4, 6\)"),
+        ({"resets": torch.zeros(4, 7)}, TypeError, "resets must be bool, got torch.float32"),
+        ({"lengths": torch.tensor([1, 2, 3])}, ValueError, r"lengths must be \(B,\) = \(4,\), got \(3,\)"),
+        ({"lengths": torch.tensor([1, 2, 3, 9])}, ValueError, "lengths must be between 0 and S = 7, got 9"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(
+    slstm_at: tuple[int, ...], dim: int, wrong: dict, error: type[Exception], message: str
+) -> None:
+    stack = xLSTMBlockStack(xLSTMConfig(embedding_dim=dim, num_blocks=1, num_heads=4, slstm_at=slstm_at))
+    x = wrong.get("x", torch.zeros(4, 7, dim))
+    x = torch.zeros(4, 7, dim).to(x) if isinstance(x, torch.dtype) else x
+    state = stack.initial_state(wrong["state"]) if "state" in wrong else None
+    with pytest.raises(error, match=message):
+        stack(x, state, wrong.get("resets"), lengths=wrong.get("lengths"))

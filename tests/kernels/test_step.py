@@ -116,6 +116,7 @@ def test_a_reset_clears_even_what_is_not_finite() -> None:
 @pytest.mark.parametrize(
     ("x", "state", "resets", "error", "message"),
     [
+        (torch.zeros(2, 64, device="meta"), None, None, ValueError, "x must be on cpu like the stepper, got meta"),
         (torch.zeros(2, 3), None, None, ValueError, r"x must be \(B, embedding_dim = 64\), got \(2, 3\)"),
         (torch.zeros(2, 1, 64), None, None, ValueError, r"x must be \(B, embedding_dim = 64\), got \(2, 1, 64\)"),
         (torch.zeros(2, 64), torch.zeros(3, 4), None, ValueError, r"state must be .*got \(3, 4\)"),

@@ -14,6 +14,7 @@ from .. import buffers, core
 from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats, whole
 from ..ops.registration import must_record, register_gradient, register_op
 from ..state import mLSTMState
+from .checks import check_memory
 
 HISTORY = 16  # as in csrc/core.c: the longest that a convolution looks back
 GATE_WEIGHT = 5  # its place among the weights
@@ -57,7 +58,13 @@ def mlstm_mixer(
 
     Returns:
         (B, S, E) in the dtype of ``up``, and the state after it in float32.
+
+    Raises:
+        ValueError: the state does not fit ``up`` and the weights.
+        TypeError: it is not float32.
     """
+    E, NH = up.shape[2] // 2, len(weights[GATE_WEIGHT]) // 2
+    check_memory(up, state, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
     given = (up, window, state.c, state.n, state.m.detach())
     x, window, c, n, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
     resets = None if resets is None else resets.contiguous()

@@ -15,6 +15,7 @@ from ..ops.registration import must_record, register_gradient, register_op
 from ..ops.slstm.average import from_average, to_average
 from ..ops.slstm.compiled import PANEL, to_panels
 from ..state import sLSTMState
+from .checks import check_memory
 
 
 class _Sizes(ctypes.Structure):
@@ -50,7 +51,12 @@ def slstm_mixer(
 
     Returns:
         (B, S, D) in the dtype of ``x``, and the state after it in float32.
+
+    Raises:
+        ValueError: the state does not fit ``x`` and the weights.
+        TypeError: it is not float32.
     """
+    check_memory(x, state, (weights[2].shape[1:3],) * 4)
     m_before = state.m.detach().float()
     given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before, relative=False), m_before)
     x32, window, h, y, lam, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
