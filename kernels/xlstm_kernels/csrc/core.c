@@ -13,7 +13,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 /* A loop with a constant number of rounds, unrolled: its index selects registers. */
-#define EACH(index, count) _Pragma("GCC unroll 16") for (int index = 0; index < (count); index++)
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define EACH(index, count) UNROLL for (int index = 0; index < (count); index++)
 #define MAX_ROWS 8    /* batch rows that a thread carries through time together */
 #define STEP_ROWS 8   /* batch rows that a thread takes through a step of the stack together */
 #define SLSTM_STEPS 8 /* steps whose shares of the weights' gradients are summed at once */

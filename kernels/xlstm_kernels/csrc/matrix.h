@@ -3,23 +3,28 @@
  * "Lanes" are the columns of a matrix that one vector instruction works on: steps of a chunk, or channels. Their
  * number is always a multiple of LANES, padded where need be, so that no loop has a tail. */
 
-/* A vector with f(lane, apart) in each lane; spelled out, because compilers fold only such constants. */
+/* Lane n of a shuffle is lane f(n, apart) of both vectors, one after the other; compilers want the constants spelled out. */
 #define LANES4(f, apart, n) f(n, apart), f(n + 1, apart), f(n + 2, apart), f(n + 3, apart)
 #if WIDTH == 16
-#define EACH_LANE(f, apart) {LANES4(f, apart, 0), LANES4(f, apart, 4), LANES4(f, apart, 8), LANES4(f, apart, 12)}
+#define EACH_LANE(f, apart) LANES4(f, apart, 0), LANES4(f, apart, 4), LANES4(f, apart, 8), LANES4(f, apart, 12)
 #define EACH_DISTANCE(stage) stage(8) stage(4) stage(2) stage(1)
 #elif WIDTH == 8
-#define EACH_LANE(f, apart) {LANES4(f, apart, 0), LANES4(f, apart, 4)}
+#define EACH_LANE(f, apart) LANES4(f, apart, 0), LANES4(f, apart, 4)
 #define EACH_DISTANCE(stage) stage(4) stage(2) stage(1)
 #else
-#define EACH_LANE(f, apart) {LANES4(f, apart, 0)}
+#define EACH_LANE(f, apart) LANES4(f, apart, 0)
 #define EACH_DISTANCE(stage) stage(2) stage(1)
+#endif
+#if defined(__clang__)
+#define SHUFFLE(a, b, f, apart) __builtin_shufflevector(a, b, EACH_LANE(f, apart))
+#else
+#define SHUFFLE(a, b, f, apart) __builtin_shuffle(a, b, (ivec){EACH_LANE(f, apart)})
 #endif
 
 /* The sum of a vector's elements. */
-#define PARTNER(lane, apart) (lane) ^ (apart)
+#define PARTNER(lane, apart) ((lane) ^ (apart))
 INLINE float FN(total)(vec v) {
-#define FOLD(apart) v += __builtin_shuffle(v, (ivec)EACH_LANE(PARTNER, apart));
+#define FOLD(apart) v += SHUFFLE(v, v, PARTNER, apart);
     EACH_DISTANCE(FOLD)
 #undef FOLD
     return v[0];
@@ -27,15 +32,15 @@ INLINE float FN(total)(vec v) {
 #define total FN(total)
 
 /* Transpose WIDTH rows of WIDTH elements: at each stage, rows `apart` apart exchange their off-diagonal halves. */
-#define UPPER(lane, apart) (lane) & (apart) ? WIDTH + ((lane) ^ (apart)) : (lane)
-#define LOWER(lane, apart) (lane) & (apart) ? WIDTH + (lane) : (lane) ^ (apart)
+#define UPPER(lane, apart) ((lane) & (apart) ? WIDTH + ((lane) ^ (apart)) : (lane))
+#define LOWER(lane, apart) ((lane) & (apart) ? WIDTH + (lane) : (lane) ^ (apart))
 INLINE void FN(transpose_square)(vec row[WIDTH]) {
-#define EXCHANGE(apart)                                                                       \
-    EACH (i, WIDTH)                                                                           \
-        if (!(i & apart)) {                                                                   \
-            const vec first = row[i], second = row[i | apart];                                \
-            row[i] = __builtin_shuffle(first, second, (ivec)EACH_LANE(UPPER, apart));         \
-            row[i | apart] = __builtin_shuffle(first, second, (ivec)EACH_LANE(LOWER, apart)); \
+#define EXCHANGE(apart)                                            \
+    EACH (i, WIDTH)                                                \
+        if (!(i & apart)) {                                        \
+            const vec first = row[i], second = row[i | apart];     \
+            row[i] = SHUFFLE(first, second, UPPER, apart);         \
+            row[i | apart] = SHUFFLE(first, second, LOWER, apart); \
         }
     EACH_DISTANCE(EXCHANGE)
 #undef EXCHANGE
@@ -43,16 +48,16 @@ INLINE void FN(transpose_square)(vec row[WIDTH]) {
 
 /* The sums of WIDTH vectors' elements, one in each lane; the vectors are used up. */
 INLINE vec FN(totals)(vec row[WIDTH]) {
-#define FOLD(apart)                                                                         \
-    EACH (i, apart)                                                                         \
-        row[i] = __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(UPPER, apart)) + \
-                 __builtin_shuffle(row[i], row[i + apart], (ivec)EACH_LANE(LOWER, apart));
+#define FOLD(apart) \
+    EACH (i, apart) \
+        row[i] = SHUFFLE(row[i], row[i + apart], UPPER, apart) + SHUFFLE(row[i], row[i + apart], LOWER, apart);
     EACH_DISTANCE(FOLD)
 #undef FOLD
     return row[0];
 }
 #define totals FN(totals)
 #undef EACH_LANE
+#undef SHUFFLE
 #undef EACH_DISTANCE
 
 /* to[c][r] = from[r][c]; `to` gets zeros in its lanes from `rows` to `lanes`. Strides count floats. */
