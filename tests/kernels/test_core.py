@@ -9,13 +9,14 @@ from xlstm_kernels import backends, core, slstm
 
 @needs_core
 def test_backends_names_the_compiled_core_where_it_was_built() -> None:
-    assert backends() == {"mlstm": ("native", "compiled"), "slstm": ("native", "compiled")}
+    assert backends()["mlstm"][:2] == backends()["slstm"] == ("native", "compiled")
 
 
 def test_without_the_core_pytorch_serves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "load", lambda: None)
     gates, weight = torch.randn(2, 3, 4, 1, 5), torch.randn(4, 1, 5, 5)
-    assert backends() == {"mlstm": ("native",), "slstm": ("native",)}
+    assert backends()["mlstm"] in (("native",), ("native", "triton"))
+    assert backends()["slstm"] == ("native",)
     assert torch.equal(slstm(gates, weight)[0], slstm(gates, weight, backend="native")[0])
     with pytest.raises(ValueError, match="got 'compiled'"):
         slstm(gates, weight, backend="compiled")

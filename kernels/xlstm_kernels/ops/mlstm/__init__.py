@@ -3,6 +3,11 @@
 Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim.
 """
 
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +28,37 @@ from ..padding import check_lengths, from_own_steps, keep_where_empty, to_own_st
 from .compiled import mlstm_compiled
 from .native import mlstm_native
 
-BACKENDS = {"native": mlstm_native, "compiled": mlstm_compiled}  # the one that auto prefers comes last
+TRITON_KEY_DIM = 128  # at most: the kernels keep all keys' rows of the memory in registers
+
+
+def _mlstm_triton(*arguments: Any) -> tuple[Tensor, mLSTMState]:
+    from .triton_launch import mlstm_triton  # here, because all else must run without Triton
+
+    return mlstm_triton(*arguments)
+
+
+BACKENDS: Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]] = {
+    "native": mlstm_native,
+    "compiled": mlstm_compiled,
+    "triton": _mlstm_triton,
+}
+_HAS_TRITON = find_spec("triton") is not None
+_INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, which it reads at import as well
+
+
+def triton_serves(device_type: str) -> bool:
+    """Whether Triton kernels run on such a device: CUDA, or the CPU in Triton's interpreter, a tool for tests."""
+    return _HAS_TRITON and device_type == ("cpu" if _INTERPRETS else "cuda")
+
+
+def _usable(q: Tensor, *others: Tensor) -> Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]]:
+    """The backends for these tensors; the one that auto prefers comes last."""
+    names = ["native"]
+    if core.runs(q, *others):
+        names.append("compiled")
+    if triton_serves(q.device.type) and q.dtype != torch.float64 and q.shape[-1] <= TRITON_KEY_DIM:
+        names.insert(len(names) if q.is_cuda else 0, "triton")  # the interpreter only where it is asked for
+    return {name: BACKENDS[name] for name in names}
 
 
 def mlstm(
@@ -66,8 +101,9 @@ def mlstm(
             exponential gate can take beyond float32.
         soft_cap: ``c`` bounds both gates' pre-activations smoothly, as ``c tanh(x / c)``; None leaves them.
         chunk_size: steps that are worked in parallel; changes speed and memory, not the result.
-        backend: ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
-            or ``auto``: the first of them that runs.
+        backend: ``triton`` (for CUDA tensors of at most 32 bits and DK up to 128, where Triton imports), ``compiled``
+            (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch), or ``auto``: the
+            first of them that runs.
 
     Returns:
         ``h`` (B, S, NH, DV) in the dtype of ``v``, and an ``mLSTMState`` in float32 (float64 for float64 inputs).
@@ -88,7 +124,7 @@ def mlstm(
     check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": state.c, "resets": resets, "lengths": lengths})
     check_option("input_gate", input_gate, ("exponential", "sigmoid"))
     check_positive("soft_cap", soft_cap)
-    run = resolve_backend(backend, BACKENDS if core.runs(q, k, v, i, f) else {"native": mlstm_native})
+    run = resolve_backend(backend, _usable(q, k, v, i, f))
     (q, k, v, i, f), resets = to_own_steps((q, k, v, i, f), resets, lengths, padding)
     i, logf = log_gates(i, f, input_gate, soft_cap, state.m.dtype)
     if lengths is not None:  # steps that write nothing and forget nothing

@@ -1,0 +1,171 @@
+"""The mLSTM's Triton kernels in Triton's interpreter, on the CPU, against the paper in float64."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels.recurrences import MLSTM, assert_close, differentiate, double
+from xlstm_kernels import backends, initial_mlstm_state, mlstm, mLSTMState
+from xlstm_kernels.ops.mlstm import triton_serves
+
+pytest.importorskip("triton")
+if not triton_serves("cpu"):
+    pytest.skip("the kernels run on the device here: test_gpu.py holds them", allow_module_level=True)
+
+from triton.runtime import interpreter
+
+from xlstm_kernels.ops.mlstm import triton_launch
+
+OP = replace(MLSTM, entry=partial(mlstm, backend="triton"), finest=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loops_under_new_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy 2.4 no longer turns arrays of one number into an int, which Triton 3.6's interpreter does for range()."""
+    patch = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: type, scope: interpreter._LangPatchScope) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
+
+
+def random_arguments(B: int, S: int, NH: int, DK: int, DV: int) -> tuple[tuple[Tensor, ...], mLSTMState]:
+    """Operands and a state, rounded to float32."""
+    shapes = [(B, S, NH, DK), (B, S, NH, DK), (B, S, NH, DV), (B, S, NH), (B, S, NH)]
+    q, k, v, i, f = (double(*shape).float() for shape in shapes)
+    return (q, k, v, 3 * i, 3 * f), mLSTMState(*(double(*s).float() for s in ((B, NH, DK, DV), (B, NH, DK), (B, NH))))
+
+
+def random_resets(B: int, S: int) -> Tensor:
+    return torch.rand(B, S) < 0.15
+
+
+def assert_equals_the_reference(operands: tuple[Tensor, ...], state: mLSTMState, **options: object) -> None:
+    resets, normalize = options.pop("resets", None), options.get("normalize", True)
+    expected = differentiate(lambda *x: OP.reference(*x, resets, normalize=normalize), operands, state)
+    actual = differentiate(lambda *x: OP.entry(*x, resets=resets, **options), operands, state, dtype=torch.float32)
+    assert_close(actual, expected, torch.float32)
+
+
+@pytest.mark.parametrize("with_resets", [False, True], ids=["no resets", "resets"])
+@pytest.mark.parametrize("given_state", [False, True], ids=["fresh", "given state"])
+@pytest.mark.parametrize("S", [1, 17, 33])
+def test_outputs_states_and_gradients_equal_the_reference(S: int, given_state: bool, with_resets: bool) -> None:
+    operands, state = random_arguments(2, S, 2, 8, 5)
+    state = state if given_state else initial_mlstm_state(2, 2, 8, 5)
+    assert_equals_the_reference(operands, state, resets=random_resets(2, S) if with_resets else None, chunk_size=16)
+
+
+@pytest.mark.parametrize(("DK", "DV"), [(24, 40), (16, 96), (72, 24)])
+def test_head_dims_need_be_neither_equal_nor_powers_of_two(DK: int, DV: int) -> None:
+    operands, state = random_arguments(1, 33, 1, DK, DV)
+    assert_equals_the_reference(operands, state, resets=random_resets(1, 33), chunk_size=16)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 33, 1000])
+def test_any_chunk_size_gives_the_same(chunk_size: int | None) -> None:
+    operands, state = random_arguments(1, 70, 1, 8, 5)
+    assert_equals_the_reference(operands, state, resets=random_resets(1, 70), chunk_size=chunk_size)
+
+
+@pytest.mark.parametrize("with_resets", [False, True], ids=["no resets", "resets"])
+def test_without_a_denominator_it_equals_the_reference_as_well(with_resets: bool) -> None:
+    (q, k, v, i, f), state = random_arguments(2, 33, 1, 8, 5)
+    resets = random_resets(2, 33) if with_resets else None
+    assert_equals_the_reference((q, k, v, i / 3, f), state, resets=resets, chunk_size=16, normalize=False)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_rows_of_different_lengths_equal_the_exact_path_whatever_the_padding_holds(padding: str) -> None:
+    operands, state = random_arguments(3, 33, 1, 8, 5)
+    lengths = torch.tensor([33, 0, 18])
+    run = partial(MLSTM.entry, lengths=lengths, padding=padding)
+    expected = differentiate(run, operands, state)
+    padded = torch.arange(33) >= lengths[:, None] if padding == "right" else torch.arange(33) < 33 - lengths[:, None]
+    operands = tuple(x.masked_fill(padded.view(3, 33, *[1] * (x.ndim - 2)), torch.nan) for x in operands)
+    run = partial(OP.entry, lengths=lengths, padding=padding, chunk_size=16)
+    assert_close(differentiate(run, operands, state, dtype=torch.float32), expected, torch.float32)
+
+
+@pytest.mark.parametrize("i", [-100.0, 0.0, 100.0])
+@pytest.mark.parametrize("f", [-100.0, 0.0, 100.0])
+def test_extreme_gates_stay_finite_and_as_exact_as_the_paper_in_float32(i: float, f: float) -> None:
+    (q, k, v, noise_i, noise_f), state = random_arguments(1, 33, 1, 8, 5)
+    operands, resets = (q, k, v, i + noise_i, f + noise_f), random_resets(1, 33)
+    exact, rounded = (
+        differentiate(lambda *x: OP.reference(*x, resets), operands, state, dtype=dtype)
+        for dtype in (torch.float64, torch.float32)
+    )
+    actual = differentiate(lambda *x: OP.entry(*x, resets=resets), operands, state, dtype=torch.float32)
+    for kind in ("values", "gradients"):
+        tensors = [getattr(result, kind) for result in (actual, rounded, exact)]
+        largest = max(e.abs().max() for e in tensors[2])
+        for a, r, e in zip(*tensors, strict=True):
+            assert a.isfinite().all()
+            assert (a.double() - e).abs().max() <= 10 * (r.double() - e).abs().max() + 1e-5 * largest
+
+
+def test_strong_forgetting_does_not_cost_the_decay_between_neighbours_its_precision() -> None:
+    (q, k, v, i, f), state = random_arguments(1, 64, 1, 8, 5)
+    operands = (q.abs(), k.abs(), v, 2 * i, f - 20)  # the sum of log f reaches -1,300 in a chunk, i makes up for it
+    assert_equals_the_reference(operands, state, chunk_size=64)
+
+
+def test_what_lies_apart_in_memory_needs_no_copy() -> None:
+    (q, k, v, i, f), state = random_arguments(2, 20, 2, 8, 8)
+    packed = torch.stack([q, k, v], dim=3)  # (B, S, NH, 3, D)
+    assert_equals_the_reference((*packed.unbind(3), i, f), state, chunk_size=16)
+    transposed = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
+    h, _ = OP.entry(*transposed, i, f, state)
+    assert torch.equal(h, OP.entry(q, k, v, i, f, state)[0])
+
+
+def test_half_precision_operands_give_results_of_their_precision() -> None:
+    dtype = torch.float16  # the interpreter multiplies bfloat16 as if it were integers
+    operands, state = random_arguments(2, 33, 1, 16, 16)
+    operands = tuple(x.to(dtype) for x in operands)
+    leaves = [x.clone().requires_grad_() for x in operands]
+    h, last = OP.entry(*leaves, state)
+    assert h.dtype == dtype
+    assert {x.dtype for x in last} == {torch.float32}
+    gradients = torch.autograd.grad(h.float().square().sum(), leaves)
+    exact_leaves = [x.double().requires_grad_() for x in operands]
+    h_exact, _ = OP.reference(*exact_leaves, mLSTMState(*(x.double() for x in state)), None)
+    exact = torch.autograd.grad(h_exact.square().sum(), exact_leaves)
+    for a, e in zip((h, *gradients), (h_exact, *exact), strict=True):
+        assert a.dtype == dtype
+        assert (a.double() - e).norm() <= 2 * torch.finfo(dtype).eps * e.norm()
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalised", "plain"])
+@pytest.mark.parametrize("record", [True, False], ids=["recording", "not recording"])
+@pytest.mark.parametrize("with_resets", [True, False], ids=["resets", "no resets"])
+def test_the_operators_are_registered_rightly(with_resets: bool, record: bool, normalize: bool) -> None:
+    (q, k, v, i, f), state = random_arguments(2, 17, 2, 8, 5)
+    arguments = [x.requires_grad_(record) for x in (q, k, v, i, -f.abs(), state.c, state.n)] + [state.m]
+    resets = random_resets(2, 17) if with_resets else None
+    options = (16, normalize)
+    torch.library.opcheck(triton_launch._operator, (*arguments, resets, *options, record))
+    q, k, v, i, *_ = arguments = [x.detach() for x in arguments]
+    h, c, n, _, *tape = triton_launch._operator(*arguments, resets, *options, record)
+    assert [bool(x.numel()) for x in tape] == [record, record, record and normalize, record, record, record]
+    if record:
+        torch.library.opcheck(triton_launch._backward_operator, (h, c, n, q, k, v, i, resets, h, *tape, *options))
+
+
+def test_it_is_listed_and_refuses_what_it_does_not_take() -> None:
+    assert "triton" in backends()["mlstm"]
+    with pytest.raises(ValueError, match=r"backend must be one of .* for these tensors, got 'triton'"):
+        mlstm(*MLSTM.operands(3), backend="triton")  # float64
+    with pytest.raises(ValueError, match=r"backend must be one of .* for these tensors, got 'triton'"):
+        mlstm(*random_arguments(1, 3, 1, 129, 5)[0], backend="triton")
