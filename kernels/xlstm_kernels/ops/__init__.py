@@ -1,6 +1,7 @@
 """The recurrences: one entry function each, with its implementations beneath it."""
 
 from .. import core
+from . import triton_backend
 from .mlstm import BACKENDS as MLSTM_BACKENDS
 from .slstm import BACKENDS as SLSTM_BACKENDS
 
@@ -11,6 +12,6 @@ def backends() -> dict[str, tuple[str, ...]]:
     >>> backends()
     {'mlstm': ('native', 'compiled'), 'slstm': ('native', 'compiled')}
     """
-    missing = set() if core.load() else {"compiled"}
+    there = {"native": True, "compiled": core.load() is not None, "triton": triton_backend.available()}
     ops = {"mlstm": tuple(MLSTM_BACKENDS), "slstm": tuple(SLSTM_BACKENDS)}
-    return {op: tuple(name for name in names if name not in missing) for op, names in ops.items()}
+    return {op: tuple(name for name in names if there[name]) for op, names in ops.items()}
