@@ -87,6 +87,15 @@ def test_given_states_resets_lengths_and_a_bound_equal_float64(forget_gate: str,
     assert_near(actual, expected, dtype)
 
 
+@pytest.mark.parametrize(("forget_gate", "f"), [("sigmoid", 12.0), ("exponential", -6e-6)])
+def test_a_long_memory_stays_exact(forget_gate: str, f: float) -> None:
+    gates, weight, bias = random_operands(3, 4096, 16, torch.float32)
+    gates[:, :, 1], weight[1], bias[1] = f, 0.0, 0.0  # each step forgets what float32 would round to nothing
+    h, _ = slstm(gates.cuda(), 0.3 * weight.cuda(), bias.cuda(), forget_gate=forget_gate, backend="triton")
+    exact, _ = slstm(gates.double(), 0.3 * weight.double(), bias.double(), forget_gate=forget_gate)
+    assert (h.cpu().double() - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
 @each_type
 @pytest.mark.parametrize("DH", [32, 64, 128])
 def test_two_runs_agree_bit_by_bit(DH: int, dtype: torch.dtype) -> None:
