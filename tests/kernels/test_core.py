@@ -5,6 +5,12 @@ import torch
 
 from tests.kernels.recurrences import needs_core
 from xlstm_kernels import backends, core, slstm
+from xlstm_kernels.ops import triton_backend
+
+
+@pytest.fixture(autouse=True)
+def _without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_backend, "available", lambda: False)
 
 
 @needs_core

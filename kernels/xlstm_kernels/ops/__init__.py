@@ -1,10 +1,8 @@
 """The recurrences: one entry function each, with its implementations beneath it."""
 
-import torch
-
 from .. import core
+from . import triton_backend
 from .mlstm import BACKENDS as MLSTM_BACKENDS
-from .mlstm import triton_serves
 from .slstm import BACKENDS as SLSTM_BACKENDS
 
 
@@ -16,8 +14,6 @@ def backends() -> dict[str, tuple[str, ...]]:
     >>> backends()
     {'mlstm': ('native', 'compiled'), 'slstm': ('native', 'compiled')}
     """
-    missing = set() if core.load() else {"compiled"}
-    if not triton_serves("cuda" if torch.cuda.is_available() else "cpu"):
-        missing.add("triton")
+    there = {"native": True, "compiled": core.load() is not None, "triton": triton_backend.available()}
     ops = {"mlstm": tuple(MLSTM_BACKENDS), "slstm": tuple(SLSTM_BACKENDS)}
-    return {op: tuple(name for name in names if name not in missing) for op, names in ops.items()}
+    return {op: tuple(name for name in names if there[name]) for op, names in ops.items()}

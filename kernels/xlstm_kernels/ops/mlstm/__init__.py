@@ -3,9 +3,7 @@
 Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 
 from ... import core
 from ...state import initial_mlstm_state, mLSTMState
+from .. import triton_backend
 from ..checks import (
     check_devices,
     check_dtypes,
@@ -42,22 +41,15 @@ BACKENDS: Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]] = {
     "compiled": mlstm_compiled,
     "triton": _mlstm_triton,
 }
-_HAS_TRITON = find_spec("triton") is not None
-_INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, which it reads at import as well
 
 
-def triton_serves(device_type: str) -> bool:
-    """Whether Triton kernels run on such a device: CUDA, or the CPU in Triton's interpreter, a tool for tests."""
-    return _HAS_TRITON and device_type == ("cpu" if _INTERPRETS else "cuda")
-
-
-def _usable(q: Tensor, *others: Tensor) -> Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]]:
-    """The backends for these tensors; the one that auto prefers comes last."""
-    names = ["native"]
-    if core.runs(q, *others):
+def _usable(*tensors: Tensor) -> Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]]:
+    """The backends for these tensors, queries first; the one that auto prefers comes last."""
+    queries, names = tensors[0], ["native"]
+    if core.runs(*tensors):
         names.append("compiled")
-    if triton_serves(q.device.type) and q.dtype != torch.float64 and q.shape[-1] <= TRITON_KEY_DIM:
-        names.insert(len(names) if q.is_cuda else 0, "triton")  # the interpreter only where it is asked for
+    if triton_backend.runs(*tensors) and queries.shape[-1] <= TRITON_KEY_DIM:
+        names.insert(len(names) if queries.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
     return {name: BACKENDS[name] for name in names}
 
 

@@ -3,17 +3,31 @@
 Shapes: B batch, S sequence, NH heads, DH head dim.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from ... import core
 from ...state import initial_slstm_state, sLSTMState
+from .. import triton_backend
 from ..checks import check_option, check_positive, resolve_backend
 from ..loops import check_arguments
 from ..padding import from_own_steps, keep_where_empty, to_own_steps
 from .compiled import slstm_compiled
 from .native import slstm_native
+from .operators import Implementation
 
-BACKENDS = {"native": slstm_native, "compiled": slstm_compiled}  # the one that auto prefers comes last
+MAX_TRITON_HEAD_DIM = 128  # above, the recurrent weights of a head outgrow one processor's shared memory
+
+
+def _slstm_triton(*arguments: Any) -> tuple[Tensor, sLSTMState]:
+    from .triton_launch import slstm_triton  # imports Triton, so only where it is asked for
+
+    return slstm_triton(*arguments)
+
+
+# The one that auto prefers comes last.
+BACKENDS: dict[str, Implementation] = {"native": slstm_native, "compiled": slstm_compiled, "triton": _slstm_triton}
 
 
 def slstm(
@@ -46,7 +60,8 @@ def slstm(
         forget_gate: ``sigmoid`` or ``exponential``.
         recurrent_gradient_clip: bounds, at every step, each entry of the gradient that flows back into ``h`` through
             ``recurrent_weight``, against explosion over long sequences; None leaves gradients exact.
-        backend: ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
+        backend: ``triton`` (for CUDA tensors of at most 32 bits and head dims up to 128, where Triton is installed),
+            ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
             or ``auto``: the first of them that runs.
 
     Returns:
@@ -67,8 +82,18 @@ def slstm(
     )
     check_option("forget_gate", forget_gate, ("sigmoid", "exponential"))
     check_positive("recurrent_gradient_clip", recurrent_gradient_clip)
-    run = resolve_backend(backend, BACKENDS if core.runs(gates, recurrent_weight) else {"native": slstm_native})
+    run = resolve_backend(backend, _usable(gates, recurrent_weight))
     (gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     options = forget_gate == "exponential", recurrent_gradient_clip
     h, last = run(gates, recurrent_weight, bias, state, resets, lengths, *options)
     return from_own_steps(h, lengths, padding), keep_where_empty(state, last, lengths)
+
+
+def _usable(gates: Tensor, recurrent_weight: Tensor) -> dict[str, Implementation]:
+    """The backends that take these tensors, the fastest last."""
+    names = ["native"]
+    if core.runs(gates, recurrent_weight):
+        names.append("compiled")
+    if triton_backend.runs(gates, recurrent_weight) and gates.shape[-1] <= MAX_TRITON_HEAD_DIM:
+        names.insert(len(names) if gates.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
+    return {name: BACKENDS[name] for name in names}

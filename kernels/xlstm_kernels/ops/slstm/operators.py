@@ -6,9 +6,9 @@ Shapes: B batch, S sequence, NH heads, DH head dim. Every implementation is a pa
     backward(dh, dlast, recurrent_weight, state, h, tape, resets, lengths, exponential_forget, clip)
         -> dgates, dweight, dbias, dstate
 
-on tensors of one dtype with the layouts of ``slstm``, except that ``state``, ``last`` and their gradients are
-(4, B, NH, DH): h, y, lam and m, of which m has no gradient (average.py says what y and lam are). Rows are right-padded;
-outside of a row's own steps gates are zero and no reset is set.
+on tensors of one dtype with the layouts of ``slstm`` (``own_types`` is the exception), except that ``state``, ``last``
+and their gradients are (4, B, NH, DH): h, y, lam and m, of which m has no gradient (average.py says what they are).
+Rows are right-padded; outside of a row's own steps gates are zero and no reset is set.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,15 @@ def register_slstm(
     forward_fake: Callable[..., Outputs],
     backward: Callable[..., Gradients],
     backward_fake: Callable[..., Gradients],
+    *,
+    own_types: bool = False,
     **device: str,
 ) -> Implementation:
-    """Make the operators ``<name>`` and ``<name>_backward``; return the function that runs them from state to state."""
+    """Make the operators ``<name>`` and ``<name>_backward``; return the function that runs them from state to state.
+
+    With ``own_types`` gates and recurrent weight come in the types that they have, the weight under autocast in that
+    of matrix products; else in the state's, as all else does.
+    """
     forward_op = register_op(name, forward, forward_fake, **device)
     backward_op = register_op(f"{name}_backward", backward, backward_fake, **device)
 
@@ -67,7 +73,8 @@ def register_slstm(
         dtype, m = state.m.dtype, state.m.detach()
         y, lam = to_average(state.c, state.n, m, relative=exponential_forget)
         begin = torch.stack((state.h, y, lam, m))
-        inputs = (gates.to(dtype), recurrent_weight.to(dtype), bias.to(dtype), begin)
+        operands = (gates, _as_factor(recurrent_weight)) if own_types else (gates.to(dtype), recurrent_weight.to(dtype))
+        inputs = (*operands, bias.to(dtype), begin)
         h, last, _ = forward_op(*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
         h_last, y, lam, m = last.unbind(0)
         m = m.detach()
@@ -76,3 +83,9 @@ def register_slstm(
 
     register_gradient(name, setup_context, differentiate)
     return run
+
+
+def _as_factor(weight: Tensor) -> Tensor:
+    """The weight in the type in which autocast, where it is on, has matrix products done."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight

@@ -7,17 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.recurrences import MLSTM, assert_close, differentiate, double
-from xlstm_kernels import backends, initial_mlstm_state, mlstm, mLSTMState
-from xlstm_kernels.ops.mlstm import triton_serves
+from tests.kernels.interpreter import require_interpreter
 
-pytest.importorskip("triton")
-if not triton_serves("cpu"):
-    pytest.skip("the kernels run on the device here: test_gpu.py holds them", allow_module_level=True)
+require_interpreter()
 
-from triton.runtime import interpreter
-
-from xlstm_kernels.ops.mlstm import triton_launch
+from tests.kernels.recurrences import MLSTM, assert_close, differentiate, double  # noqa: E402
+from xlstm_kernels import backends, initial_mlstm_state, mlstm, mLSTMState  # noqa: E402
+from xlstm_kernels.ops.mlstm import triton_launch  # noqa: E402
 
 OP = replace(MLSTM, entry=partial(mlstm, backend="triton"), finest=torch.float32)
 
@@ -25,18 +21,6 @@ OP = replace(MLSTM, entry=partial(mlstm, backend="triton"), finest=torch.float32
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _loops_under_new_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy 2.4 no longer turns arrays of one number into an int, which Triton 3.6's interpreter does for range()."""
-    patch = interpreter._patch_lang_tensor
-
-    def patch_tensor(tensor: type, scope: interpreter._LangPatchScope) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)
 
 
 def random_arguments(B: int, S: int, NH: int, DK: int, DV: int) -> tuple[tuple[Tensor, ...], mLSTMState]:

@@ -1,0 +1,122 @@
+"""Time the sLSTM on a CUDA device beside cuDNN's LSTM of equal width and, where it is installed, ``flashrnn``.
+
+python kernels/benchmarks/gpu_slstm.py
+"""
+
+from collections.abc import Callable
+
+import torch
+import triton
+from torch import Tensor, nn
+
+from xlstm_kernels import slstm
+from xlstm_kernels.ops.slstm import MAX_TRITON_HEAD_DIM
+
+SHAPES = [  # B, S, NH, DH
+    (256, 128, 4, 32),
+    (64, 512, 4, 64),
+    (16, 2048, 8, 64),
+    (64, 512, 4, 128),
+    (16, 1024, 4, 256),
+    (16, 1024, 1, 768),
+]
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, triton {triton.__version__}, {torch.cuda.get_device_name()}; bfloat16, medians")
+    time_slstm()
+
+
+def time_slstm() -> None:
+    """Ours through autograd, in a graph of the device and its kernels alone; both peers through autograd."""
+    print(f"\n{'sLSTM':<30}{'B, S, NH, DH':>20}{'forward ms':>12}{'+ backward':>12}{'us a step':>12}{'':>8}")
+    for B, S, NH, DH in SHAPES:
+        gates, weight = bf16(B, S, 4, NH, DH), bf16(4, NH, DH, DH, scale=0.5 * DH**-0.5)
+        bias = torch.randn(4, NH, DH, device="cuda", requires_grad=True)
+        leaves = [gates, weight, bias]
+        ours = "ours" if DH <= MAX_TRITON_HEAD_DIM else "ours, in PyTorch"
+        report(ours, (B, S, NH, DH), lambda leaves=leaves: slstm(*leaves)[0], leaves)
+        if ours == "ours":
+            report_kernels((B, S, NH, DH), gates, weight, bias)
+        x, lstm = bf16(B, S, NH * DH), nn.LSTM(NH * DH, NH * DH, batch_first=True).cuda().bfloat16()
+        inputs = [x, *lstm.parameters()]
+        report("cuDNN, dense, projection in", (B, S, NH, DH), lambda x=x, lstm=lstm: lstm(x)[0], inputs)
+        for backend in ("triton_fused", "cuda_fused", "cuda"):
+            report(f"flashrnn, {backend}", (B, S, NH, DH), flashrnn_forward(leaves, backend), leaves)
+
+
+def bf16(*shape: int, scale: float = 1.0) -> Tensor:
+    return (scale * torch.randn(*shape, device="cuda")).bfloat16().requires_grad_()
+
+
+def flashrnn_forward(leaves: list[Tensor], backend: str) -> Callable[[], Tensor] | None:
+    try:
+        from flashrnn import flashrnn
+    except ImportError:
+        return None
+    gates, weight, bias = leaves
+    return lambda: flashrnn(gates, weight, bias.bfloat16(), function="slstm", backend=backend)[0][0]
+
+
+def report(name: str, shape: tuple[int, ...], forward: Callable[[], Tensor] | None, leaves: list[Tensor]) -> None:
+    """A row of the table, or the reason why there is none; ours gets one more for the replay of a graph."""
+    if forward is None:
+        return
+    try:
+        probe = torch.randn_like(forward())
+
+        def inference() -> None:
+            with torch.no_grad():
+                forward()
+
+        def training() -> None:
+            torch.autograd.grad(forward(), leaves, probe)
+
+        print_row(name, shape, milliseconds(inference), milliseconds(training))
+        if name == "ours":
+            print_row("ours, in a graph", shape, milliseconds(replay(inference)), milliseconds(replay(training)))
+    except (RuntimeError, ValueError, triton.runtime.errors.OutOfResources) as error:
+        print(f"{name:<30}{shape!s:>20}  {type(error).__name__}: {str(error).splitlines()[0][:60]}")
+
+
+def report_kernels(shape: tuple[int, ...], gates: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """The two operators without what surrounds them: forward that keeps nothing, forward that keeps the tape, backward
+    with the weights' gradient."""
+    B, _, NH, DH = shape
+    gates, weight, bias = (x.detach() for x in (gates, weight, bias))
+    state = torch.zeros(4, B, NH, DH, device="cuda")
+    state[2:] = -torch.inf
+    ops, options = torch.ops.xlstm_kernels, (None, None, False, None)
+    inference = milliseconds(lambda: ops.slstm_triton(gates, weight, bias, state, *options, False))
+    recording = milliseconds(lambda: ops.slstm_triton(gates, weight, bias, state, *options, True))
+    h, last, tape = ops.slstm_triton(gates, weight, bias, state, *options, True)
+    dh, dlast = torch.randn_like(h), torch.zeros_like(last)
+    backward = milliseconds(lambda: ops.slstm_triton_backward(dh, dlast, weight, state, h, tape, *options))
+    print_row("ours, operators", shape, inference, recording + backward)
+    print(f"{'':<30}{'recording':>20}{recording:>12.3f}{backward:>12.3f}  (backward alone)")
+
+
+def print_row(name: str, shape: tuple[int, ...], forward: float, both: float) -> None:
+    print(f"{name:<30}{', '.join(map(str, shape)):>20}{forward:>12.3f}{both:>12.3f}{1e3 * forward / shape[1]:>12.2f}")
+
+
+def replay(function: Callable[[], None]) -> Callable[[], None]:
+    """The function captured in a graph; what it compiles and allocates has happened by then."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+def milliseconds(function: Callable[[], object]) -> float:
+    return triton.testing.do_bench(function, warmup=25, rep=100, return_mode="median")
+
+
+if __name__ == "__main__":
+    main()
