@@ -33,13 +33,15 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, triton {triton.__version__}, {torch.cuda.get_device_name()}, {backends()}")
     print(f"\n{'mLSTM, ms':<44}{'forward':>9}{'+ backward':>12}{'graph':>9}{'+ backward':>12}")
-    runs: dict[str, Run | None] = {"ours": run_ours, "attention (flash)": run_attention, "mlstm_kernels": peer()}
+    public = public_run()
     for name in arguments.only:
         B, S, NH, DK, DV = SHAPES[name]
         operands = random_operands(B, S, NH, DK, DV)
-        for who, run in runs.items():
-            if run is not None:
-                report(f"{name}  B{B} S{S} NH{NH} {DK}/{DV}  {who}", run, operands)
+        shape = f"{name}  B{B} S{S} NH{NH} {DK}/{DV}"
+        report(f"{shape}  ours", run_ours, operands)
+        report(f"{shape}  attention", run_attention, operands)
+        if public is not None:
+            report(f"{shape}  mlstm_kernels", public, heads_first(operands))
 
 
 def random_operands(B: int, S: int, NH: int, DK: int, DV: int) -> list[Tensor]:
@@ -53,20 +55,24 @@ def run_ours(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
 
 
 def run_attention(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first, is_causal=True)
+    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
 
 
-def peer() -> Run | None:
-    """The public library's fastest chunkwise kernels, in its own layout; None where it is not installed."""
+def heads_first(operands: list[Tensor]) -> list[Tensor]:
+    """Contiguous (B, NH, S, ...), the layout of the public library."""
+    return [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in operands]
+
+
+def public_run() -> Run | None:
+    """The public library's chunkwise kernels, with their own defaults; None where it is not installed."""
     try:
         from mlstm_kernels.torch.chunkwise.triton_xl_chunk import mlstm_chunkwise__xl_chunk
     except ImportError:
         return None
 
     def run(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-        heads_first = (x.transpose(1, 2).contiguous() for x in (q, k, v, i, f))
-        return mlstm_chunkwise__xl_chunk(*heads_first, chunk_size=min(128, q.shape[1]))
+        chunk_size = min(128, q.shape[2])
+        return mlstm_chunkwise__xl_chunk(q, k, v, i, f, chunk_size=chunk_size, autocast_kernel_dtype=torch.bfloat16)
 
     return run
 
