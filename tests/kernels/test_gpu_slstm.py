@@ -141,6 +141,18 @@ def test_autocast_takes_the_products_in_its_type_and_keeps_the_state_in_float32(
     assert dweight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+@pytest.mark.parametrize("DH", [32, 128])
+def test_gates_and_weights_of_two_types_keep_their_own(DH: int, types: tuple[torch.dtype, torch.dtype]) -> None:
+    gates, weight, bias = random_operands(5, 30, DH, torch.bfloat16)
+    leaves = [x.to("cuda", dtype).requires_grad_() for x, dtype in zip((gates, weight), types, strict=True)]
+    h, _ = slstm(*leaves, bias.cuda(), backend="triton")
+    exact, _ = slstm(gates.double(), weight.double(), bias.double())
+    assert (h.double().cpu() - exact).norm() < VALUE_TOLERANCE[torch.bfloat16] * exact.norm()
+    gradients = torch.autograd.grad(h.float().sum(), leaves)
+    assert (h.dtype, *(x.dtype for x in gradients)) == (types[0], *types)
+
+
 def test_a_graph_of_the_device_replays_a_pass_in_both_directions() -> None:
     operands = [x.cuda().requires_grad_() for x in random_operands(16, 64, 64, torch.bfloat16)]
 

@@ -54,7 +54,7 @@ def _forward(
         slstm_forward[_grid(B, NH)](
             *arrays,
             *(B, S, *strides),
-            **_layout(DH, recurrent_weight.dtype),
+            **_layout(DH, gates, recurrent_weight),
             MARKED=marks is not None,
             RECORD=record,
             EXPONENTIAL_FORGET=exponential_forget,
@@ -100,7 +100,7 @@ def _backward(
         slstm_backward[_grid(B, NH)](
             *arrays,
             *(B, S, 0.0 if clip is None else clip),
-            **_layout(DH, recurrent_weight.dtype),
+            **_layout(DH, h, recurrent_weight),
             MARKED=marks is not None,
             CLIPPED=clip is not None,
             EXPONENTIAL_FORGET=exponential_forget,
@@ -137,10 +137,10 @@ def _grid(B: int, NH: int) -> tuple[int, int]:
     return triton.cdiv(B, ROWS), NH
 
 
-def _layout(DH: int, dtype: torch.dtype) -> dict[str, int | bool]:
-    """The numbers that a kernel is compiled for: at most one set for a head dim and a type of the weights."""
+def _layout(DH: int, *operands: Tensor) -> dict[str, int | bool]:
+    """The numbers that a kernel is compiled for, one set for a head dim and the operands' types."""
     D = max(16, triton.next_power_of_2(DH))  # a product has at least 16 columns
-    plan = (_SINGLE if dtype == torch.float32 else _HALF)[D]
+    plan = (_SINGLE if any(x.dtype == torch.float32 for x in operands) else _HALF)[D]
     sizes = {"DH": DH, "D": D, "BT": ROWS, "STAGES": plan.stages, "RESIDENT": plan.resident}
     return {**sizes, "num_warps": plan.num_warps}
 
