@@ -160,11 +160,10 @@ def test_a_graph_of_the_device_replays_a_pass_in_both_directions() -> None:
         h, _ = slstm(*operands, backend="triton")
         return h, *torch.autograd.grad(h.float().square().sum(), operands)
 
-    expected = step()
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
+    with torch.cuda.stream(stream):  # not the default one, which the leaves' gradients would then wait for
+        expected = step()
     torch.cuda.current_stream().wait_stream(stream)
     with torch.cuda.graph(graph):
         captured = step()
