@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LANES = 16  # as in csrc/core.c: the widest vector, of which chunks and widths are multiples
+PANEL = 16  # as there: columns of a matrix that lie together
+
 
 def _find() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("xlstm_kernels._core")
@@ -65,3 +68,13 @@ def _argument(x: ctypes.Structure | Sequence[Tensor] | Tensor | None) -> Any:
     if isinstance(x, ctypes.Structure):
         return ctypes.byref(x)
     return (ctypes.c_void_p * len(x))(*(pointer(tensor) for tensor in x))
+
+
+def whole(lanes: int) -> int:
+    """Rounded up to whole vectors."""
+    return (lanes + LANES - 1) // LANES * LANES
+
+
+def to_panels(matrices: Tensor) -> Tensor:
+    """(..., rows, columns) with the columns cut into panels that lie together: (..., columns / PANEL, rows, PANEL)."""
+    return matrices.unflatten(-1, (-1, PANEL)).transpose(-3, -2).contiguous()

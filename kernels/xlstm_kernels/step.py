@@ -16,8 +16,6 @@ from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
 from .stack import xLSTMBlockStack
 from .state import pack_state, unpack_state
 
-LANES = 16  # as in csrc/core.c: the width of a panel, and what widths must be multiples of
-
 
 class StackStepper:
     """A snapshot of a stack that steps without gradients; where the C core runs, one call for all blocks.
@@ -120,9 +118,10 @@ class _CompiledStep:
         self.kept: list[Tensor] = []  # what the pointers below point to
         blocks = [self._block(cast(xLSTMBlock, block)) for block in stack.blocks]
         self.blocks = (_Block * len(blocks))(*blocks)
-        widest = max(max(3 * block.E, 4 * stack.config.embedding_dim, 2 * block.hidden) for block in blocks) + LANES
+        dim = stack.config.embedding_dim
+        widest = max(max(3 * block.E, 4 * dim, 2 * block.hidden) for block in blocks) + core.LANES
         self.sizes = _Stack(
-            stack.config.embedding_dim,
+            dim,
             len(blocks),
             pack_state(stack.initial_state(1)).shape[1],
             widest,
@@ -174,7 +173,7 @@ class _CompiledStep:
         if isinstance(block, mLSTMBlock):
             assert block.skip is not None
             heads = 2 * block.cell.num_heads
-            gate_bias = torch.zeros(-(-heads // LANES) * LANES)
+            gate_bias = torch.zeros(core.whole(heads))
             gate_bias[:heads] = block.cell.gates.bias.detach()
             return _Block(
                 **shared,
@@ -195,7 +194,7 @@ class _CompiledStep:
             is_slstm=1,
             E=block.conv.weight.shape[1],
             block=block.cell.head_dim,
-            hidden=-(-gate.shape[1] // LANES) * LANES,
+            hidden=core.whole(gate.shape[1]),
             maps=keep(torch.stack([map_panels(w) for w in block.cell.input_weight])),
             recurrent=keep(torch.stack([map_panels(w) for w in block.cell.recurrent_weight])),
             gate_bias=keep(block.cell.bias),
@@ -206,25 +205,25 @@ class _CompiledStep:
 
 
 def panels(matrix: Tensor) -> Tensor:
-    """(depth, columns) cut into panels of LANES columns, the last filled up with zeros: (panels, depth, LANES)."""
-    return _fill(matrix, 1).unflatten(1, (-1, LANES)).transpose(0, 1).contiguous()
+    """(depth, columns) cut into panels of columns, the last filled up with zeros: (panels, depth, PANEL)."""
+    return core.to_panels(_fill(matrix, 1))
 
 
 def map_panels(weight: Tensor) -> Tensor:
-    """A block-diagonal map (blocks, out, in) in panels of LANES outputs, each with the inputs that these depend on."""
+    """A block-diagonal map (blocks, out, in) in panels of outputs, each with the inputs that these depend on."""
     count, size, _ = weight.shape
-    together = max(LANES // size, 1)
+    together = max(core.LANES // size, 1)
     grouped = weight.reshape(count // together, together, size, size)
     dense = weight.new_zeros(count // together, together, size, together, size)  # (groups, block, in, block, out)
     for at in range(together):
         dense[:, at, :, at] = grouped[:, at].mT
     wide = together * size
-    return dense.reshape(-1, wide, wide // LANES, LANES).transpose(1, 2).contiguous()
+    return core.to_panels(dense.reshape(-1, wide, wide))
 
 
 def _fill(matrix: Tensor, dim: int) -> Tensor:
-    """Zeros up to a multiple of LANES along ``dim``."""
-    missing = -matrix.shape[dim] % LANES
+    """Zeros up to a multiple of core.LANES along ``dim``."""
+    missing = -matrix.shape[dim] % core.LANES
     shape = list(matrix.shape)
     shape[dim] = missing
     return torch.cat([matrix, matrix.new_zeros(shape)], dim) if missing else matrix
@@ -249,8 +248,8 @@ def _is_papers(block: xLSTMBlock) -> bool:
 def _has_fitting_widths(block: xLSTMBlock) -> bool:
     """Whether its widths are multiples of the core's vectors, those of maps and sLSTM heads dividing them also."""
     if isinstance(block, mLSTMBlock):
-        size, head_fits = block.q.weight.shape[-1], block.cell.head_dim % LANES == 0
+        size, head_fits = block.q.weight.shape[-1], block.cell.head_dim % core.LANES == 0
     else:
         size, head_fits = block.cell.head_dim, True
-    widths_fit = all(width % LANES == 0 for width in (block.cell.dim, block.norm.weight.numel()))
-    return head_fits and widths_fit and (LANES % size == 0 or size % LANES == 0)
+    widths_fit = all(width % core.LANES == 0 for width in (block.cell.dim, block.norm.weight.numel()))
+    return head_fits and widths_fit and (core.LANES % size == 0 or size % core.LANES == 0)

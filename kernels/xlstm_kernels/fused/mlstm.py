@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import buffers, core
-from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats, whole
+from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats
 from ..ops.registration import must_record, register_gradient, register_op
 from ..state import mLSTMState
 from .checks import check_memory
@@ -140,7 +140,7 @@ def _backward(
     shapes = [weight.shape for weight in weights]
     gates, columns = shapes.pop(GATE_WEIGHT)
     shapes.append(
-        torch.Size((gates, whole(columns)))
+        torch.Size((gates, core.whole(columns)))
     )  # in mlstm_mixer_gradients it comes last, in rows of whole vectors
     blocks = up.new_zeros(torch.get_num_threads(), sum(shape.numel() for shape in shapes))
     given = (x.contiguous() for x in (dy, dc, dn))
@@ -175,7 +175,7 @@ def _sizes(up: Tensor, window: Tensor, c: Tensor, weights: Sequence[Tensor], nor
     B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
     NH, DH = c.shape[1], c.shape[2]
     block = weights[2].shape[-1]
-    head = HeadSizes(DH, DH, whole(DH), 1)
+    head = HeadSizes(DH, DH, core.whole(DH), 1)
     return _Sizes(B, S, NH, default_chunk_size(S, DH), head, E, window.shape[1] + 1, block, norm_eps)
 
 

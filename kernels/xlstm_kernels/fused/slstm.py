@@ -13,7 +13,6 @@ from torch import Tensor
 from .. import buffers, core
 from ..ops.registration import must_record, register_gradient, register_op
 from ..ops.slstm.average import from_average, to_average
-from ..ops.slstm.compiled import PANEL, to_panels
 from ..state import sLSTMState
 from .checks import check_memory
 
@@ -24,7 +23,7 @@ class _Sizes(ctypes.Structure):
 
 def runs(x: Tensor, head_dim: int) -> bool:
     """Whether the core takes this input and width."""
-    return core.runs(x) and head_dim % PANEL == 0
+    return core.runs(x) and head_dim % core.PANEL == 0
 
 
 def slstm_mixer(
@@ -196,9 +195,9 @@ def _packed(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The fields of ``slstm_mixer_weights``; what a gate's units weigh lies in panels, see csrc/slstm_mixer.h."""
     conv_weight, conv_bias, input_weight, recurrent_weight, bias, norm_weight = weights
     w, r = (weight.permute(1, 3, 0, 2) for weight in (input_weight, recurrent_weight))  # (NH, in, 4, out)
-    if_panels = to_panels(torch.cat((w[:, :, :2], r[:, :, :2]), 1).flatten(2))
-    zo_panels = to_panels(torch.cat((r[:, :, 2:], w[:, :, 2:]), 1).flatten(2))
-    back_panels = to_panels(_back(input_weight, recurrent_weight))
+    if_panels = core.to_panels(torch.cat((w[:, :, :2], r[:, :, :2]), 1).flatten(2))
+    zo_panels = core.to_panels(torch.cat((r[:, :, 2:], w[:, :, 2:]), 1).flatten(2))
+    back_panels = core.to_panels(_back(input_weight, recurrent_weight))
     return conv_weight, conv_bias, if_panels, zo_panels, back_panels, bias, norm_weight
 
 

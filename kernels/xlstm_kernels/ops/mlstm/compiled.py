@@ -13,7 +13,6 @@ from ... import buffers, core
 from ...state import mLSTMState
 from ..registration import must_record, register_gradient, register_op
 
-LANES = 16  # as in csrc/core.c: the widest vector
 MAX_LANES = 64
 
 
@@ -39,7 +38,7 @@ def mlstm_compiled(
     normalize: bool,
 ) -> tuple[Tensor, mLSTMState]:
     """The contract of ``mlstm_native``, for tensors that ``core.runs``."""
-    L = min(whole(chunk_size), MAX_LANES) if chunk_size else default_chunk_size(q.shape[1], q.shape[3])
+    L = min(core.whole(chunk_size), MAX_LANES) if chunk_size else default_chunk_size(q.shape[1], q.shape[3])
     dtype, given = v.dtype, (q, k, v, i, logf, state.c, state.n, state.m.detach())
     q, k, v, i, logf, c, n, m = (x.float().contiguous() for x in given)
     resets = None if resets is None else resets.contiguous()
@@ -57,14 +56,9 @@ def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
     return 64 if qk_head_dim >= 64 and sequence_length > 32 else 32
 
 
-def whole(lanes: int) -> int:
-    """Rounded up to whole vectors."""
-    return -(-lanes // LANES) * LANES
-
-
 def memory_floats(DK: int, DV: int) -> int:
     """The size of one head's memory: c with rows of whole vectors, n and m."""
-    return DK * (whole(DV) + 1) + 1
+    return DK * (core.whole(DV) + 1) + 1
 
 
 _Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # h, c, n and m, then the tape
@@ -163,7 +157,7 @@ def _gradients(
 def _sizes(q: Tensor, v: Tensor, chunk_size: int, normalize: bool) -> _Sizes:
     B, S, NH, DK = q.shape
     DV = v.shape[-1]
-    return _Sizes(B, S, NH, chunk_size, HeadSizes(DK, DV, whole(DV), normalize))
+    return _Sizes(B, S, NH, chunk_size, HeadSizes(DK, DV, core.whole(DV), normalize))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:

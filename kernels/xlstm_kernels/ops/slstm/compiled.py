@@ -2,7 +2,7 @@
 
 Pointers are taken inside the operators alone, where tensors are real.
 
-Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of PANEL inside.
+Shapes: B batch, S sequence, NH heads, DH head dim, a multiple of ``core.PANEL`` inside.
 """
 
 import ctypes
@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from ... import buffers, core
 from .operators import Gradients, Outputs, register_slstm
-
-PANEL = 16  # as in csrc/core.c
 
 
 def _forward(
@@ -36,7 +34,7 @@ def _forward(
     tape = buffers.empty((B, S, NH, 5, DH), like=gates) if record else None
     if tape is not None and lengths is not None:
         tape.zero_()  # rows write their own steps alone
-    panels = to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
+    panels = core.to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
     arrays = (gates, bias, panels, _flags(resets), _integers(lengths), state, h, tape, last)
     _call("forward", h, *arrays, ctypes.c_int(exponential_forget))
     h, last = (x[..., :unpadded].contiguous() for x in (h, last))
@@ -55,7 +53,7 @@ def _forward_fake(
     record: bool,
 ) -> Outputs:
     B, S, _, NH, DH = gates.shape
-    tape = (B, S, NH, 5, (DH + PANEL - 1) // PANEL * PANEL)
+    tape = (B, S, NH, 5, core.whole(DH))
     return gates.new_empty(B, S, NH, DH), state.new_empty(state.shape), gates.new_empty(tape if record else 0)
 
 
@@ -76,7 +74,7 @@ def _backward(
     weight = _fill_panel(recurrent_weight, 2)
     B, S, NH, DH = dh.shape
     dgates, dstate = buffers.empty((B, S, 4, NH, DH), like=dh), torch.zeros_like(dlast)
-    panels = to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
+    panels = core.to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
     blocks = dh.new_zeros(torch.get_num_threads(), 4 * NH * DH * (1 + DH))  # of bias and weight, one a thread
     begin = _fill_panel(state[0], 1).contiguous()
     arrays = (panels, _flags(resets), _integers(lengths), begin, tape, dh, dlast, dgates, dstate, blocks)
@@ -106,14 +104,9 @@ def _backward_fake(
 
 
 def _fill_panel(x: Tensor, dims: int) -> Tensor:
-    """Zeros up to a multiple of PANEL in the last ``dims`` dimensions: padded units read zeros and stay zero."""
-    missing = -x.shape[-1] % PANEL
+    """Zeros up to whole panels in the last ``dims`` dimensions: padded units read zeros and stay zero."""
+    missing = -x.shape[-1] % core.PANEL
     return F.pad(x, (0, missing) * dims) if missing else x
-
-
-def to_panels(matrices: Tensor) -> Tensor:
-    """(NH, rows, columns) with the columns cut into panels that lie together: (NH, columns / PANEL, rows, PANEL)."""
-    return matrices.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
 
 
 def _flags(resets: Tensor | None) -> Tensor | None:
