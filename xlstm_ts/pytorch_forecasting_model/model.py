@@ -84,6 +84,7 @@ class xLSTMModel(BaseModelWithCovariates):
                 "decoder": self.static_variables + self.decoder_variables,
             },
             hidden_size=hidden_size,
+            dropout=dropout,
         )
         self.dropout = nn.Dropout(dropout)
         self.stack = xLSTMBlockStack(

@@ -17,9 +17,10 @@ TINY: dict[str, Any] = {"hidden_size": 8, "num_heads": 2, "dropout": 0.0}
 
 
 def make_panel(shops: tuple[str, ...] = ("a", "b", "c")) -> pd.DataFrame:
-    """Monthly sales of some shops, one of which opened late, with prices, holidays and a size."""
+    """Monthly sales of some shops, one of which opened late, whose sales follow the price."""
     rng = np.random.default_rng(0)
     steps = np.arange(NUM_MONTHS)
+    price = rng.uniform(1.0, 2.0, NUM_MONTHS)
     frames = [
         pd.DataFrame(
             {
@@ -29,10 +30,10 @@ def make_panel(shops: tuple[str, ...] = ("a", "b", "c")) -> pd.DataFrame:
                 "easter": np.where(steps % 12 == 3, "easter", "-"),
                 "christmas": np.where(steps % 12 == 11, "christmas", "-"),
                 "size": float(level),
-                "price": rng.uniform(1.0, 2.0, NUM_MONTHS),
+                "price": price,
                 "visitors": rng.normal(size=NUM_MONTHS),
                 "weather": rng.choice(["sun", "rain"], NUM_MONTHS),
-                "sales": 10.0 * level + rng.normal(size=NUM_MONTHS),
+                "sales": 2.0 * level - 8.0 * price + 0.1 * rng.normal(size=NUM_MONTHS),
                 "returns": rng.gamma(2.0, size=NUM_MONTHS),
             }
         )
@@ -57,7 +58,7 @@ def make_dataset(panel: pd.DataFrame | None = None, **options: Any) -> TimeSerie
         "variable_groups": {"holiday": ["easter", "christmas"]},
         "time_varying_known_reals": ["price"],
         "time_varying_unknown_categoricals": ["weather"],
-        "time_varying_unknown_reals": ["sales", "visitors"],
+        "time_varying_unknown_reals": ["sales", "returns", "visitors"],
         "categorical_encoders": {"shop": NaNLabelEncoder(add_nan=True)},
         "target_normalizer": GroupNormalizer(groups=[]),
     }
