@@ -1,4 +1,12 @@
-"""xLSTM as a model of pytorch-forecasting."""
+"""xLSTM as a model of pytorch-forecasting: an encoder and a decoder that are one stack, its state carried across.
+
+The stack reads the history of each row, whatever its length, and hands its state to the decoder, which is the same
+stack over tokens of what is known about the future. A forecast depends neither on batch mates nor on padding, needs no
+history at all, and may reach further ahead than those trained.
+
+**Direct, not autoregressive.** The decoder reads known covariates alone and gives the parameters of all steps in one
+pass, for every loss. It could also read its own samples, one branch of the state for each; DIRECT_MEASURED
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -14,7 +22,45 @@ from xlstm_ts.pytorch_forecasting_model.tokens import CovariateTokens
 
 
 class xLSTMModel(BaseModelWithCovariates):
-    """xLSTM encoder and decoder over a ``TimeSeriesDataSet``."""
+    """Forecasts the targets of a ``TimeSeriesDataSet``; make it by ``from_dataset``.
+
+    Takes every point, quantile and distribution loss of pytorch-forecasting that the target's normaliser admits, cross
+    entropy for categorical targets, and a ``MultiLoss`` of these for several targets. Training, ``predict`` (``raw``,
+    ``quantiles``, ``prediction``), plots, logging and checkpoints are the library's own.
+
+    Args:
+        hidden_size: width of the residual stream; a multiple of ``num_heads``.
+        num_blocks: blocks of the stack.
+        num_heads: heads of every memory.
+        slstm_at: which blocks are sLSTM, by index or as the paper's ratio "a:b"; the others are mLSTM.
+        dropout: share of tokens, of their hidden layer and of each block's outputs dropped in training.
+        output_size: numbers that the loss takes for each step, one count a target where there are several.
+        loss: what is minimised; ``QuantileLoss()`` unless told.
+        logging_metrics: metrics of training and validation; SMAPE, MAE, RMSE and MAPE unless told.
+        **kwargs: of ``BaseModel``: learning_rate, optimizer, weight_decay, log_interval, ...
+
+    ``from_dataset`` fills in ``output_size`` and the others, which name and describe the data set's variables.
+
+    Raises:
+        ValueError: sizes do not fit, or ``monotone_constraints`` are given, which need second derivatives.
+
+    >>> from pytorch_forecasting import TimeSeriesDataSet
+    >>> from pytorch_forecasting.data.examples import generate_ar_data
+    >>> from xlstm_ts import xLSTMModel
+    >>> df = generate_ar_data(n_series=4, timesteps=40, seed=0)
+    >>> training = TimeSeriesDataSet(
+    ...     df[df["time_idx"] < 34],
+    ...     time_idx="time_idx",
+    ...     target="value",
+    ...     group_ids=["series"],
+    ...     max_encoder_length=12,
+    ...     max_prediction_length=6,
+    ...     time_varying_unknown_reals=["value"],
+    ... )
+    >>> model = xLSTMModel.from_dataset(training, hidden_size=16)  # then trainer.fit(model, training.to_dataloader())
+    >>> model.predict(df, mode="quantiles", trainer_kwargs={"logger": False}).shape
+    torch.Size([4, 6, 7])
+    """
 
     @classmethod
     def _pkg(cls) -> type:
@@ -106,6 +152,13 @@ class xLSTMModel(BaseModelWithCovariates):
         allowed_encoder_known_variable_names: list[str] | None = None,
         **kwargs: Any,
     ) -> Self:
+        """A model for the variables and targets of ``dataset``.
+
+        Args:
+            dataset: the training data; its parameters are kept, so that ``predict`` takes data frames.
+            allowed_encoder_known_variable_names: known variables that the encoder may read; None is all.
+            **kwargs: the model's arguments.
+        """
         output = cls.deduce_default_output_parameters(dataset, kwargs, QuantileLoss())
         return super().from_dataset(
             dataset,

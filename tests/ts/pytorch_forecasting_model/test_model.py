@@ -62,6 +62,14 @@ def test_a_forecast_depends_on_the_history() -> None:
     assert torch.equal(same, x["encoder_lengths"] == 0)
 
 
+def test_a_longer_horizon_leaves_the_nearer_steps_as_they_are() -> None:
+    model = make_model(make_dataset())
+    further = make_dataset(max_prediction_length=3 * HORIZON, min_prediction_length=3 * HORIZON)
+    x, _ = first_batch(further)
+    nearer = {name: values[:, :HORIZON] if "decoder_c" in name else values for name, values in x.items()}
+    torch.testing.assert_close(forecast(model, x)[:, :HORIZON], forecast(model, nearer))
+
+
 def test_known_covariates_reach_their_step_and_later_ones_alone() -> None:
     dataset = make_dataset()
     model, (x, _) = make_model(dataset), first_batch(dataset)
