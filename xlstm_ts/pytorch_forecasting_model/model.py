@@ -5,7 +5,10 @@ stack over tokens of what is known about the future. A forecast depends neither 
 history at all, and may reach further ahead than those trained.
 
 **Direct, not autoregressive.** The decoder reads known covariates alone and gives the parameters of all steps in one
-pass, for every loss. It could also read its own samples, one branch of the state for each; DIRECT_MEASURED
+pass, for every loss. It could instead read its own samples, each on a branch of the state; with a normal distribution
+on the stallion panel (the six months before the last six, six epochs, seed 0) that gave a quantile loss of 158 against
+147 and an MAE of 289 against 272, as errors feed back, and predicting took a pass a step for each of 100 samples. The
+price: what is forecast are the distributions of the single steps, not of whole paths.
 """
 
 from collections.abc import Mapping, Sequence
