@@ -1,10 +1,13 @@
 """xLSTM forecasters for data frames, in the manner of scikit-learn; and ``xLSTMModel`` for pytorch-forecasting."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xlstm_ts.baselines import seasonal_naive
 from xlstm_ts.forecaster import xLSTMForecaster
 from xlstm_ts.metrics import accuracy, mase, owa, smape
+
+if TYPE_CHECKING:
+    from xlstm_ts.pytorch_forecasting_model import xLSTMModel
 
 __all__ = ["accuracy", "mase", "owa", "seasonal_naive", "smape", "xLSTMForecaster", "xLSTMModel"]
 

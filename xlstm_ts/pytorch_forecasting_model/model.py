@@ -115,7 +115,7 @@ class xLSTMModel(BaseModelWithCovariates):
                 f"monotone_constraints need second derivatives, which the recurrences do not have; got "
                 f"{kwargs['monotone_constraints']}, leave them out"
             )
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["loss", "logging_metrics"])  # BaseModel saves these
         super().__init__(loss=loss, logging_metrics=logging_metrics, **kwargs)
 
         embeddings = MultiEmbedding(

@@ -141,7 +141,7 @@ def test_an_unknown_category_is_read_as_the_label_for_unknowns() -> None:
 
 def test_a_checkpoint_brings_back_the_model(tmp_path: Path) -> None:
     dataset = make_dataset()
-    model = make_model(dataset, slstm_at=(1,), loss=NormalDistributionLoss(), learning_rate=0.01)
+    model = make_model(dataset, slstm_at=(1,), loss=NormalDistributionLoss(), learning_rate=0.01).train()
     trainer = pl.Trainer(max_steps=2, default_root_dir=tmp_path, enable_progress_bar=False, **QUIET)
     trainer.fit(model, dataset.to_dataloader(batch_size=8, num_workers=0))
     trainer.save_checkpoint(tmp_path / "model.ckpt")
@@ -171,7 +171,7 @@ def test_predict_gives_points_quantiles_and_raw_outputs(loss: Any) -> None:
 
 def test_it_learns_what_a_repeated_last_value_cannot_know() -> None:
     dataset = make_dataset()
-    model = make_model(dataset, hidden_size=16, learning_rate=0.01)
+    model = make_model(dataset, hidden_size=16, learning_rate=0.01).train()
     trainer = pl.Trainer(max_epochs=8, enable_checkpointing=False, enable_progress_bar=False, **QUIET)
     trainer.fit(model, dataset.to_dataloader(batch_size=16, num_workers=0))
 
