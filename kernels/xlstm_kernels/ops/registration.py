@@ -48,9 +48,9 @@ def register_gradient(name: str, setup_context: Callable[..., None], backward: C
     torch.library.register_autograd(f"xlstm_kernels::{name}", differentiate, setup_context=setup_context, lib=_LIBRARY)
 
 
-def must_record(*inputs: Tensor) -> bool:
+def must_record(*inputs: Tensor | None) -> bool:
     """Whether a backward pass can come."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
