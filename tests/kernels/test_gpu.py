@@ -132,14 +132,9 @@ def test_mlstm_kernels_equal_float64_and_repeat_bit_for_bit(
 @needs_triton
 @pytest.mark.parametrize("D", [32, 64, 128, 256])
 def test_a_new_batch_size_or_length_compiles_no_mlstm_kernel_anew(D: int) -> None:
-    from xlstm_kernels.ops.mlstm import triton_backward, triton_forward
+    from xlstm_kernels.ops.mlstm import triton_kernels
 
-    kernels = [
-        kernel
-        for module in (triton_forward, triton_backward)
-        for name, kernel in vars(module).items()
-        if name.startswith("mlstm_")
-    ]
+    kernels = [getattr(triton_kernels, name) for name in triton_kernels.__all__]
 
     def compiled() -> list[int]:
         return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels]

@@ -15,7 +15,7 @@ require_interpreter()
 from tests.kernels.recurrences import MLSTM, assert_close, differentiate, double  # noqa: E402
 from xlstm_kernels import backends, initial_mlstm_state, mlstm, mLSTMState  # noqa: E402
 from xlstm_kernels.ops.mlstm import triton_launch  # noqa: E402
-from xlstm_kernels.ops.mlstm.triton_plan import Plan, Tiles, few_and_long, plan  # noqa: E402
+from xlstm_kernels.ops.mlstm.plan import Plan, Tiles, few_and_long, plan  # noqa: E402
 
 OP = replace(MLSTM, entry=partial(mlstm, backend="triton"), finest=torch.float32)
 

@@ -95,9 +95,9 @@ def _traced() -> bool:
     return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
 
 
-def must_record(*inputs: Tensor) -> bool:
+def must_record(*inputs: Tensor | None) -> bool:
     """Whether a backward pass can come."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:

@@ -18,9 +18,9 @@ _compiled: dict[Any, tuple[Any, tuple[Any, ...], Mapping[str, Any]]] = {}
 
 
 def launch(
-    kernel: Any, programs: int, arguments: Sequence[Tensor | float | None], constants: Mapping[str, Any]
+    kernel: Any, grid: tuple[int, ...], arguments: Sequence[Tensor | float | None], constants: Mapping[str, Any]
 ) -> None:
-    """Run ``kernel`` as that many programs, on the current device.
+    """Run ``kernel`` on a grid of programs, on the current device.
 
     Args:
         arguments: those of the kernel's arguments that are no constants; they come first.
@@ -28,14 +28,14 @@ def launch(
             object from call to call, and never change.
     """
     if not isinstance(kernel, JITFunction) or not _TAKES_CONSTANTS:  # the interpreter, or an old Triton
-        kernel[(programs,)](*arguments, **constants)
+        kernel[grid](*arguments, **constants)
         return
     key = (id(kernel), id(constants), torch.cuda.current_device(), *map(_kind, arguments))
     if key in _compiled:
         compiled, values, _ = _compiled[key]
-        compiled[(programs, 1, 1)](*arguments, *values)
+        compiled[(*grid, 1, 1)[:3]](*arguments, *values)
     else:
-        compiled = kernel[(programs,)](*arguments, **constants)
+        compiled = kernel[grid](*arguments, **constants)
         values = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
         _compiled[key] = compiled, values, constants
 

@@ -14,15 +14,18 @@ from torch import Tensor
 from ...state import mLSTMState
 from ..registration import must_record, register_gradient, register_op, straight
 from ..triton_launcher import launch, on_device_of
-from .triton_backward import (
+from .plan import Plan, Tiles, few_and_long, plan, tile
+from .triton_kernels import (
     mlstm_backward_chunks,
     mlstm_backward_gates,
     mlstm_backward_roles,
     mlstm_backward_states,
+    mlstm_forward,
+    mlstm_gates,
+    mlstm_outputs,
+    mlstm_states,
 )
-from .triton_forward import mlstm_forward, mlstm_gates, mlstm_outputs, mlstm_states
-from .triton_plan import Plan, Tiles, few_and_long, plan, tile
-from .triton_shared import APART_NUMBERS, CHUNK_NUMBERS, STEP_NUMBERS
+from .triton_kernels.shared import APART_NUMBERS, CHUNK_NUMBERS, STEP_NUMBERS
 
 GATE_BLOCK = 2048  # steps of which a program holds the gates at once
 INPUTS = 13  # of the operator
@@ -160,7 +163,7 @@ def _count(size: int, largest_tile: int) -> int:
 
 
 def _tape(case: _Case, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for numbers of steps and chunks in one flat array, as triton_shared.py says, and for the c of chunks."""
+    """Room for numbers of steps and chunks in one flat array, as shared.py says, and for the c of chunks."""
     (B, S, NH, DK), cut = q.shape, _plan(case)
     NC = _count(S, cut.chunk)
     steps = STEP_NUMBERS.value + (APART_NUMBERS.value + case.with_resets if cut.walk is None else 0)
@@ -220,20 +223,20 @@ def _forward(
         if cut.walk is not None:
             inputs, strides = (q, k, v, i, f, resets, c, n, m), (*of_q, *of_k, *of_v, *of_gates)
             programs = _count(case.DV, cut.walk.values) * heads
-            launch(mlstm_forward, programs, (*inputs, *outputs, *strides, *sizes), constants[mlstm_forward])
+            launch(mlstm_forward, (programs,), (*inputs, *outputs, *strides, *sizes), constants[mlstm_forward])
             return outputs
         assert cut.states is not None
         assert cut.outputs is not None
         if not record:  # the launches pass it to each other
             tape, c_states = _tape(case, q)
         gates = (i, f, resets, m, m_last, tape, *of_gates, S, NH)
-        launch(mlstm_gates, heads, gates, constants[mlstm_gates])
+        launch(mlstm_gates, (heads,), gates, constants[mlstm_gates])
         programs = _count(DK, cut.states.keys) * _count(case.DV, cut.states.values) * heads
         states = (k, v, c, n, c_last, n_last, tape, c_states, *of_k, *of_v, S, NH)
-        launch(mlstm_states, programs, states, constants[mlstm_states])
+        launch(mlstm_states, (programs,), states, constants[mlstm_states])
         programs = _count(case.DV, cut.outputs.values) * _count(S, cut.outputs.rows) * heads
         steps = (q, k, v, h, tape, c_states, *of_q, *of_k, *of_v, *sizes)
-        launch(mlstm_outputs, programs, steps, constants[mlstm_outputs])
+        launch(mlstm_outputs, (programs,), steps, constants[mlstm_outputs])
     return outputs
 
 
@@ -304,18 +307,18 @@ def _backward(
     with on_device_of(q):
         states = (q, resets, h, dh, dc, dn, tape, passed, dc_states, dc_first, dn_parts, *of_q, *sizes)
         programs = _count(DK, cut.backward_states.keys) * parts * heads
-        launch(mlstm_backward_states, programs, states, constants[mlstm_backward_states])
+        launch(mlstm_backward_states, (programs,), states, constants[mlstm_backward_states])
         if cut.roles is None:
             chunks = (q, k, v, f, resets, dh, tape, c_states, passed, dc_states, dq, dk, dv, di, df)
             strides = (*of_q, *of_k, *of_v, *of_gates)
-            launch(mlstm_backward_chunks, NC * heads, (*chunks, *strides, *sizes), constants[mlstm_backward_chunks])
+            launch(mlstm_backward_chunks, (NC * heads,), (*chunks, *strides, *sizes), constants[mlstm_backward_chunks])
         else:
             steps = (q, k, v, dh, tape, c_states, passed, dc_states, dq, dk, dv, *of_q, *of_k, *of_v, *sizes)
             programs = (2 * key_roles + _count(DV, cut.roles.out)) * _count(S, cut.roles.rows) * heads
-            launch(mlstm_backward_roles, programs, steps, constants[mlstm_backward_roles])
+            launch(mlstm_backward_roles, (programs,), steps, constants[mlstm_backward_roles])
             launch(
                 mlstm_backward_gates,
-                NC * heads,
+                (NC * heads,),
                 (f, tape, passed, di, df, *of_gates, S, NH),
                 constants[mlstm_backward_gates],
             )

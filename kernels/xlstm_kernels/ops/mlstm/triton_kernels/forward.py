@@ -1,12 +1,12 @@
 """The mLSTM's Triton kernels forward: the whole in one launch, or gates, states and outputs in three.
 
-Shapes and letters: triton_shared.py.
+Shapes and letters: shared.py.
 """
 
 import triton
 import triton.language as tl
 
-from .triton_shared import (
+from .shared import (
     CHUNK_NUMBERS,
     EPSILON,
     LOWEST,

@@ -3,14 +3,14 @@
 Chunks of narrow heads are one program each. Wide heads outgrow its registers: there a program takes BM steps and one of
 three roles, the gradient of a tile of queries, of keys or of values; a last kernel sums up what the gates get.
 
-Shapes and letters: triton_shared.py. y is the gradient of the normaliser times the denominator, -sign(l) (dh . h) where
+Shapes and letters: shared.py. y is the gradient of the normaliser times the denominator, -sign(l) (dh . h) where
 |l| is above the floor. What is a sum over tiles of values or keys is left behind as one part a tile.
 """
 
 import triton
 import triton.language as tl
 
-from .triton_shared import (
+from .shared import (
     CHUNK_NUMBERS,
     left_of,
     load_segments,
