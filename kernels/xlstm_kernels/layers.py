@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import fused
 from .checks import check_choice
 from .init import output_init_, small_init_
 
@@ -100,6 +101,8 @@ class MultiHeadNorm(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, S, NH, DH) to (B, S, NH * DH)."""
+        if fused.runs_norm(h):
+            return fused.norm(h, self.weight, self.eps)
         return F.layer_norm(h, h.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
