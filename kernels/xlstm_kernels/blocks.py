@@ -187,7 +187,6 @@ class mLSTMBlock(xLSTMBlock):
         window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets, lengths)
         return self.down(y), BlockState(window, cell)
 
-
     def _mix_in_kernels(
         self, inner: Tensor, gate: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
@@ -195,8 +194,8 @@ class mLSTMBlock(xLSTMBlock):
         assert self.conv is not None
         conv, gates, norm = self.conv, self.cell.gates, self.cell.norm
         weights = [conv.weight, conv.bias, self.q.weight, self.k.weight, self.v.weight, gates.weight, gates.bias]
-        convolved, window, *read = fused.conv(inner, state.conv, weights, resets, lengths)
-        h, cell = self.cell.remember(*read, state.cell, resets, lengths)
+        convolved, window, q, k, v, i, f = fused.conv(inner, state.conv, weights, resets, lengths)
+        h, cell = self.cell.remember(q, k, v, i, f, cast(mLSTMState, state.cell), resets, lengths)
         skipped = None if self.skip is None else convolved
         y = fused.norm(h, norm.weight, norm.eps, skipped, self.skip, gate)
         return self.down(y), BlockState(window, cell)

@@ -39,10 +39,11 @@ def conv_flags(flags: str, S: int) -> tuple[Tensor | None, Tensor | None]:
 
 def plain_conv(up: Tensor, window: Tensor, *weights: Tensor, flags: tuple) -> list[Tensor]:
     """The layers' own text, in the operator's order."""
-    resets, lengths = flags
     x = up.chunk(2, dim=-1)[0]
     conv = CausalConv(x.shape[-1], len(weights[0])).double()
-    y, after = torch.func.functional_call(conv, dict(zip(("weight", "bias"), weights, strict=False)), (x, window, *flags))
+    y, after = torch.func.functional_call(
+        conv, dict(zip(("weight", "bias"), weights, strict=False)), (x, window, *flags)
+    )
     outputs = [F.silu(y), after]
     if len(weights) > 2:
         maps = [HeadwiseLinear(w.shape[0] * w.shape[1], w.shape[1], init_dim=1) for w in weights[2:5]]
@@ -138,6 +139,4 @@ def test_the_norms_operators_are_registered_rightly(whole: bool) -> None:
     torch.library.opcheck(operators.norm_triton, (h, weight, 1e-5, *rest))
     arguments = [x if x is None else x.detach() for x in (h, weight, *rest)]
     operators.norm_triton(h, weight, 1e-5, *rest)
-    torch.library.opcheck(
-        operators.norm_triton_backward, (torch.randn(B, 3, 8), *arguments[:2], 1e-5, *arguments[2:])
-    )
+    torch.library.opcheck(operators.norm_triton_backward, (torch.randn(B, 3, 8), *arguments[:2], 1e-5, *arguments[2:]))

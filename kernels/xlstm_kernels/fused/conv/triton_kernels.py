@@ -21,14 +21,20 @@ def _steps_since_reset(resets, token, step, here, K: tl.constexpr):
 
 
 @triton.jit
-def _past(x, window, row, step, age, channel, here, lag: tl.constexpr, x_b, x_s, E: tl.constexpr, K: tl.constexpr):
-    """What the convolution reads ``lag`` steps back: the sequence, or before it the window; zero behind a reset."""
+def _past(
+    x_at, window, row, step, age, channel, here, lag: tl.constexpr, begins, x_s, E: tl.constexpr, K: tl.constexpr
+):
+    """What the convolution reads ``lag`` steps back: the sequence, or before it the window; zero behind a reset.
+
+    ``begins``: whether any of the steps is among the first of its row, so that the window is needed.
+    """
     seen = age >= lag
-    at = x + ((row * x_b + (step - lag) * x_s) * E)[:, None] + channel[None, :]
-    past = tl.load(at, mask=here & (seen & (step >= lag))[:, None], other=0.0).to(tl.float32)
-    if lag > 0:
-        at = window + ((row * (K - 1) + K - 1 + step - lag) * E)[:, None] + channel[None, :]
-        past += tl.load(at, mask=here & (seen & (step < lag))[:, None], other=0.0).to(x.dtype.element_ty).to(tl.float32)
+    past = tl.load(x_at - lag * x_s * E, mask=here & (seen & (step >= lag))[:, None], other=0.0).to(tl.float32)
+    if lag > 0:  # noqa: SIM102 (known at compilation, the other is not)
+        if begins:
+            at = window + ((row * (K - 1) + K - 1 + step - lag) * E)[:, None] + channel[None, :]
+            before = tl.load(at, mask=here & (seen & (step < lag))[:, None], other=0.0)
+            past += before.to(x_at.dtype.element_ty).to(tl.float32)
     return past
 
 
@@ -57,9 +63,9 @@ def _gate_gradients(di, df, token, here, NH: tl.constexpr, GATES: tl.constexpr):
     return of_i + tl.load(df + at - NH, mask=here[:, None] & (gate >= NH) & (gate < 2 * NH), other=0.0)
 
 
-@triton.jit(do_not_specialize=["N", "S", "x_b", "x_s"])
+@triton.jit(do_not_specialize=["N", "S", "x_s"])
 def conv_forward(
-    x,  # strides in units of E
+    x,  # from step to step, through all rows, x_s in units of E
     window,
     resets,
     lengths,
@@ -79,7 +85,6 @@ def conv_forward(
     after,
     N,
     S,
-    x_b,
     x_s,
     E: tl.constexpr,
     K: tl.constexpr,
@@ -97,12 +102,14 @@ def conv_forward(
     token = tl.program_id(0) * BT + tl.arange(0, BT)
     in_batch = token < N
     row, step = (token // S).to(tl.int64), token % S
+    begins = tl.min(tl.where(in_batch, step, S)) < K - 1
     age = tl.full((BT,), K, tl.int32)
     if WITH_RESETS:
         age = _steps_since_reset(resets, token, step, in_batch, K)
     end = tl.zeros((BT,), tl.int32) + S
     if WITH_LENGTHS:
         end = tl.load(lengths + row, mask=in_batch, other=1).to(tl.int32)
+    ends = tl.max(tl.where(in_batch, step - end, -S)) >= -1
     if MAPPED:
         gates = tl.zeros((BT, GATES), tl.float32)
 
@@ -111,17 +118,19 @@ def conv_forward(
         used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
         here = in_batch[:, None] & used[None, :]
         out = (token.to(tl.int64) * E)[:, None] + channel[None, :]
+        x_at = x + (token.to(tl.int64) * x_s * E)[:, None] + channel[None, :]
         pre = tl.zeros((BT, BC), tl.float32) + tl.load(conv_bias + channel, mask=used, other=0.0).to(tl.float32)
-        present = _past(x, window, row, step, age, channel, here, 0, x_b, x_s, E, K)
+        present = _past(x_at, window, row, step, age, channel, here, 0, begins, x_s, E, K)
         for lag in tl.static_range(K):
             past = present
             if lag > 0:
-                past = _past(x, window, row, step, age, channel, here, lag, x_b, x_s, E, K)
+                past = _past(x_at, window, row, step, age, channel, here, lag, begins, x_s, E, K)
             tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
             pre += past * tap
             if lag < K - 1:  # the last step has just what the window after it holds
                 entry = ((row * (K - 1) + K - 2 - lag) * E)[:, None] + channel[None, :]
-                tl.store(after + entry, past, mask=here & (step == end - 1)[:, None])
+                if ends:
+                    tl.store(after + entry, past, mask=here & (step == end - 1)[:, None])
                 if WITH_LENGTHS:  # a row without steps keeps the window
                     empty = here & ((end == 0) & (step == 0))[:, None]
                     tl.store(after + entry, tl.load(window + entry, mask=empty, other=0.0), mask=empty)
@@ -150,7 +159,7 @@ def conv_forward(
         tl.store(f + at - NH, gates, mask=in_batch[:, None] & ((gate >= NH) & (gate < 2 * NH))[None, :])
 
 
-@triton.jit(do_not_specialize=["N", "S", "x_b", "x_s", "TILES", "totals_size"])
+@triton.jit(do_not_specialize=["N", "S", "x_s", "TILES", "totals_size"])
 def conv_backward_steps(
     x,
     window,
@@ -169,7 +178,6 @@ def conv_backward_steps(
     totals,  # of each share of the steps, the weights' gradients: see triton_launch
     N,
     S,
-    x_b,
     x_s,
     TILES,  # tiles of steps that a program goes through
     totals_size,
@@ -203,13 +211,15 @@ def conv_backward_steps(
         row, step = (token // S).to(tl.int64), token % S
         here = in_batch[:, None] & used[None, :]
         at = (token.to(tl.int64) * E)[:, None] + channel[None, :]
+        x_at = x + (token.to(tl.int64) * x_s * E)[:, None] + channel[None, :]
+        begins = tl.min(tl.where(in_batch, step, S)) < K - 1
         age = tl.full((BT,), K, tl.int32)
         if WITH_RESETS:
             age = _steps_since_reset(resets, token, step, in_batch, K)
         pre = tl.zeros((BT, BC), tl.float32) + bias[None, :]
         for lag in tl.static_range(K):
             tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
-            pre += _past(x, window, row, step, age, channel, here, lag, x_b, x_s, E, K) * tap
+            pre += _past(x_at, window, row, step, age, channel, here, lag, begins, x_s, E, K) * tap
         gate = tl.sigmoid(pre)
         dc = tl.load(dconvolved + at, mask=here, other=0.0).to(tl.float32)
         if MAPPED:
@@ -238,7 +248,7 @@ def conv_backward_steps(
         _store_gate_gradient(base + 3 * E * BLOCK, 1, dk_gates, channel, used, E, NH, GATES)
 
 
-@triton.jit(do_not_specialize=["P", "S", "x_b", "x_s", "TILES", "totals_size"])
+@triton.jit(do_not_specialize=["P", "S", "x_s", "TILES", "totals_size"])
 def conv_backward_inputs(
     x,
     window,
@@ -257,7 +267,6 @@ def conv_backward_inputs(
     totals,
     P,  # B (S + K - 1) places: each row's window, then its steps
     S,
-    x_b,
     x_s,
     TILES,
     totals_size,
@@ -296,30 +305,34 @@ def conv_backward_inputs(
         end = tl.zeros((BT,), tl.int32) + S
         if WITH_LENGTHS:
             end = tl.load(lengths + row, mask=in_batch, other=1).to(tl.int32)
-        at = (row * x_b + step * x_s) * E
+        at = token * x_s * E
         given = tl.load(x + at[:, None] + channel[None, :], mask=here & (step >= 0)[:, None], other=0.0)
         before = ((row * (K - 1) + K - 1 + step) * E)[:, None] + channel[None, :]
         in_window = here & (step < 0)[:, None]
-        given = tl.where(in_window, tl.load(window + before, mask=in_window, other=0.0).to(TYPE), given)
+        begins = tl.min(tl.where(in_batch, step, S)) < 0
+        if begins:
+            given = tl.where(in_window, tl.load(window + before, mask=in_window, other=0.0).to(TYPE), given)
+        ends = tl.max(tl.where(in_batch, step - end, -K)) > -K
         given32 = given.to(tl.float32)
         dgiven = tl.zeros((BT, BC), tl.float32)
+        dpre_at = dpre + (token * E)[:, None] + channel[None, :]
         seen = in_batch
         for lag in tl.static_range(K):
             later = step + lag
             reads = in_batch & (later >= 0) & (later < S)
             if WITH_RESETS and lag > 0:
                 seen = seen & (tl.load(resets + token + lag, mask=reads, other=0) == 0)
-            ahead = ((token + lag) * E)[:, None] + channel[None, :]
-            dthen = tl.load(dpre + ahead, mask=here & (reads & seen)[:, None], other=0.0).to(tl.float32)
+            dthen = tl.load(dpre_at + lag * E, mask=here & (reads & seen)[:, None], other=0.0).to(tl.float32)
             tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
             dgiven += dthen * tap[None, :]
             dconv += tl.where((lags == lag)[:, None], tl.sum(dthen * given32, axis=0)[None, :], 0.0)
             if lag == 0:
                 dconv += tl.where((lags == K)[:, None], tl.sum(dthen, axis=0)[None, :], 0.0)
-            if lag < K - 1:  # kept in the window after the row's last step
-                entry = ((row * (K - 1) + K - 2 - lag) * E)[:, None] + channel[None, :]
-                kept = here & (seen & (later == end - 1))[:, None]
-                dgiven += tl.load(dafter + entry, mask=kept, other=0.0).to(tl.float32)
+            if lag < K - 1:  # noqa: SIM102 (kept in the window after the row's last step)
+                if ends:
+                    entry = ((row * (K - 1) + K - 2 - lag) * E)[:, None] + channel[None, :]
+                    kept = here & (seen & (later == end - 1))[:, None]
+                    dgiven += tl.load(dafter + entry, mask=kept, other=0.0).to(tl.float32)
         if MAPPED:
             dgates = _gate_gradients(di, df, token, in_sequence, NH, GATES)
             dgate_bias += dgates
@@ -331,7 +344,8 @@ def conv_backward_inputs(
             dvalue = tl.dot(dgates, v_gates, dvalue, input_precision="ieee").to(TYPE)
             dv_map = tl.dot(tl.trans(dvalue), given, dv_map, input_precision="ieee")
             dgiven = tl.dot(dvalue, tile_v, dgiven, input_precision="ieee")
-        tl.store(dwindow + before, dgiven, mask=in_window)
+        if begins:
+            tl.store(dwindow + before, dgiven, mask=in_window)
         tl.store(dx + (token * E)[:, None] + channel[None, :], dgiven.to(TYPE), mask=here & in_sequence[:, None])
 
     lag_row = tl.where(lags < K, K - 1 - lags, lags)[:, None]  # weights lie from the oldest to the present step
@@ -355,7 +369,9 @@ def _store_map_gradient(at, tile, channel, used, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _store_gate_gradient(at, part: tl.constexpr, tile, channel, used, E: tl.constexpr, NH: tl.constexpr, GATES: tl.constexpr):
+def _store_gate_gradient(
+    at, part: tl.constexpr, tile, channel, used, E: tl.constexpr, NH: tl.constexpr, GATES: tl.constexpr
+):
     gate = tl.arange(0, GATES)
     tl.store(
         at + gate[:, None] * (3 * E) + part * E + channel[None, :], tile, mask=(gate < 2 * NH)[:, None] & used[None, :]

@@ -10,7 +10,6 @@ import triton
 from torch import Tensor
 
 from ...ops.registration import must_record, register_gradient, register_op
-from ..strides import in_units_of
 from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward
 
 SHARES = 1056  # programs backwards, about: each sums the weights' gradients of its steps up in registers
@@ -45,7 +44,7 @@ def conv_triton(
         (B, S, E) in the type of x and (B, K - 1, E) in that of the window; q, k, v (B, S, E) and, in float32, i and f
         (B, S, NH).
     """
-    x = in_units_of(x, x.shape[2])
+    x = _with_regular_steps(x)
     resets = None if resets is None else resets.contiguous()
     arguments = (x, window.contiguous(), weights, resets, lengths)
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
@@ -60,11 +59,11 @@ def _forward(
     convolved, after, *mapped = outputs
     B, S, _ = x.shape
     options = _options("forward", x, weights)
-    maps, mapped = (weights[2:], mapped) if options["MAPPED"] else ([None] * 5, [None] * 5)
-    arrays = (x, window, resets, lengths, *weights[:2], *maps, convolved, *mapped, after)
+    absent = [] if options["MAPPED"] else [None] * 5
+    arrays = (x, window, resets, lengths, *weights, *absent, convolved, *mapped, *absent, after)
     with torch.cuda.device_of(x):
         conv_forward[(triton.cdiv(B * S, options["BT"]),)](
-            *(*arrays, B * S, S, *_strides(x)),
+            *(*arrays, B * S, S, _step_stride(x)),
             **options,
             WITH_RESETS=resets is not None,
             WITH_LENGTHS=lengths is not None,
@@ -105,17 +104,17 @@ def _backward(
     input_columns, input_shares, input_tiles = _shares(places, of_inputs)
     # Of each share the weights' gradients; those that only one of the kernels writes are zero elsewhere.
     totals = torch.zeros(max(shares, input_shares), total.shape[0], dtype=torch.float32, device=x.device)
-    strides, width, flags = _strides(x), total.shape[0], {"WITH_RESETS": resets is not None}
+    stride, width, flags = _step_stride(x), total.shape[0], {"WITH_RESETS": resets is not None}
     with torch.cuda.device_of(x):
         conv_backward_steps[(columns, shares)](
             *(x, window, resets, *weights[:2], q_map, k_map, gate_weight, dconvolved, dq, dk, di, df, dpre, totals),
-            *(B * S, S, *strides, tiles, width),
+            *(B * S, S, stride, tiles, width),
             **of_steps,
             **flags,
         )
         conv_backward_inputs[(input_columns, input_shares)](
             *(x, window, resets, lengths, weights[0], v_map, gate_weight, dpre, dv, di, df, dafter, dx, dwindow),
-            *(totals, places, S, *strides, input_tiles, width),
+            *(totals, places, S, stride, input_tiles, width),
             **of_inputs,
             **flags,
             WITH_LENGTHS=lengths is not None,
@@ -164,8 +163,16 @@ def _shares(steps: int, options: dict[str, Any]) -> tuple[int, int, int]:
     return columns, triton.cdiv(tiles, each), each
 
 
-def _strides(x: Tensor) -> tuple[int, int]:
-    return x.stride(0) // x.shape[2], x.stride(1) // x.shape[2]
+def _with_regular_steps(x: Tensor) -> Tensor:
+    """x with one distance from step to step through all rows, a multiple of E: so its alignment is known beforehand."""
+    _, S, E = x.shape
+    along_rows = S == 1 or x.stride(0) == S * x.stride(1)
+    return x if along_rows and x.stride(2) == 1 and x.stride(0) % (S * E) == 0 else x.contiguous()
+
+
+def _step_stride(x: Tensor) -> int:
+    """In units of E; from row to row where each has but one step."""
+    return x.stride(1 if x.shape[1] > 1 else 0) // x.shape[2]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

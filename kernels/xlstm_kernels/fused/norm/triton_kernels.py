@@ -65,7 +65,7 @@ def norm_backward(
     dh,
     dconvolved,
     dgate,
-    totals,  # (shares of the steps, 2, NH * DH): the gradients of weight and skip
+    totals,  # (shares of the steps, 1 or 2, NH * DH): the gradients of weight and skip
     N,
     S,
     gate_b,
@@ -112,7 +112,7 @@ def norm_backward(
         mean, slope = tl.sum(dnormal, axis=1) / DH, tl.sum(dnormal * normal, axis=1) / DH
         dh_tile = (dnormal - mean[:, None] - normal * slope[:, None]) * inverse[:, None]
         tl.store(dh + at, dh_tile.to(dh.dtype.element_ty), mask=here)
-    at_total = totals + tl.program_id(0).to(tl.int64) * (2 * NH * DH) + channel
+    at_total = totals + tl.program_id(0).to(tl.int64) * ((1 + WITH_SKIP) * NH * DH) + channel
     tl.store(at_total, tl.sum(dscale, axis=0), mask=used)
     if WITH_SKIP:
         tl.store(at_total + NH * DH, tl.sum(dshare, axis=0), mask=used)

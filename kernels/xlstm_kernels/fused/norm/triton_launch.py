@@ -53,7 +53,7 @@ def _forward_fake(
     return h.new_empty(B, S, NH * DH)
 
 
-_Gradients = tuple[Tensor, Tensor, Tensor, Tensor]  # of h, convolved, gate; of weight and skip (2, E)
+_Gradients = tuple[Tensor, Tensor, Tensor, Tensor]  # of h, convolved, gate; of weight and skip (1 or 2, E)
 
 
 def _backward(
@@ -66,12 +66,12 @@ def _backward(
     gate: Tensor | None,
 ) -> _Gradients:
     B, S, NH, DH = h.shape
-    dh, dconvolved, dgate, _ = _backward_fake(dy, h, weight, eps, convolved, skip, gate)
+    dh, dconvolved, dgate, total = _backward_fake(dy, h, weight, eps, convolved, skip, gate)
     options = _options(NH, DH, skip, gate)
     tiles = triton.cdiv(B * S, options["BT"])
     each = triton.cdiv(tiles * NH, SHARES)
     shares = triton.cdiv(tiles, each)
-    totals = torch.empty(shares, 2, NH * DH, dtype=torch.float32, device=h.device)
+    totals = torch.empty(shares, *total.shape, dtype=torch.float32, device=h.device)
     arrays = (dy.contiguous(), h, weight, convolved, skip, gate, dh, dconvolved, dgate, totals)
     with torch.cuda.device_of(h):
         norm_backward[(shares, NH)](*arrays, B * S, S, *_strides(gate, DH), eps, each, **options)
@@ -89,7 +89,12 @@ def _backward_fake(
 ) -> _Gradients:
     """Room for the gradients, with nothing for what was not given."""
     dconvolved, dgate = (dy.new_empty((0,) if x is None else x.shape) for x in (convolved, gate))
-    return h.new_empty(h.shape), dconvolved, dgate, weight.new_empty((2, *weight.shape), dtype=torch.float32)
+    return (
+        h.new_empty(h.shape),
+        dconvolved,
+        dgate,
+        weight.new_empty((1 if skip is None else 2, *weight.shape), dtype=torch.float32),
+    )
 
 
 def _options(NH: int, DH: int, skip: Tensor | None, gate: Tensor | None) -> dict[str, Any]:
@@ -110,10 +115,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     h, weight, convolved, skip, gate = ctx.saved_tensors
     dh, dconvolved, dgate, totals = _backward_operator(dy, h, weight, ctx.eps, convolved, skip, gate)
-    dweight, dskip = totals.unbind(0)
-    given = zip((dconvolved, dskip, dgate), (convolved, skip, gate), strict=True)
-    dconvolved, dskip, dgate = (None if x is None else dx.to(x.dtype) for dx, x in given)
-    return dh, dweight.to(weight.dtype), None, dconvolved, dskip, dgate
+    dweight, *dskip = totals.unbind(0)
+    given = zip((dconvolved, dskip[0] if dskip else None, dgate), (convolved, skip, gate), strict=True)
+    return dh, dweight.to(weight.dtype), None, *(None if x is None or dx is None else dx.to(x.dtype) for dx, x in given)
 
 
 # For all devices: Triton's interpreter runs the same kernels on the CPU.
