@@ -12,13 +12,20 @@ from tests.kernels.interpreter import require_interpreter
 
 require_interpreter()
 
+from xlstm_kernels import fused, map_state, mLSTMBlock, sLSTMBlock  # noqa: E402
+from xlstm_kernels.blocks import xLSTMBlock  # noqa: E402
+from xlstm_kernels.fused.conv import triton_launch as conv_launch  # noqa: E402
 from xlstm_kernels.fused.conv.triton_launch import conv_triton  # noqa: E402
+from xlstm_kernels.fused.norm import triton_launch as norm_launch  # noqa: E402
 from xlstm_kernels.fused.norm.triton_launch import norm_triton  # noqa: E402
 from xlstm_kernels.layers import CausalConv, HeadwiseLinear  # noqa: E402
+from xlstm_kernels.ops.padding import valid_steps  # noqa: E402
+from xlstm_kernels.state import state_leaves  # noqa: E402
 
 B, NH = 3, 2
-SIZES = [(1, 8, 4, 4), (2, 8, 4, 4), (21, 12, 4, 3), (9, 72, 4, 4), (5, 8, 1, 2), (5, 20, 6, 10)]  # S, E, K, map block
+SIZES = [(1, 8, 4, 4), (2, 8, 4, 4), (14, 12, 4, 3), (3, 40, 4, 4), (5, 8, 1, 2), (5, 20, 6, 10)]  # S, E, K, map block
 with_each = pytest.mark.parametrize("flags", ["neither", "resets", "lengths", "resets and lengths"])
+one_and_all = pytest.mark.parametrize("flags", ["neither", "resets and lengths"])
 
 
 @pytest.fixture(autouse=True)
@@ -68,22 +75,32 @@ def differentiate(run, arguments: list[Tensor], dtype: torch.dtype, **options) -
     return [*(y.detach() for y in outputs), *torch.autograd.grad(loss, leaves)]
 
 
-def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 2e-6) -> None:
     for at, (a, e) in enumerate(zip(actual, expected, strict=True)):
         scale = max(e.abs().max().item(), 1.0) if e.numel() else 1.0
-        torch.testing.assert_close(a.double(), e, rtol=0, atol=2e-6 * scale, msg=lambda m, at=at: f"[{at}]: {m}")
+        torch.testing.assert_close(a.double(), e, rtol=0, atol=tolerance * scale, msg=lambda m, at=at: f"[{at}]: {m}")
+
+
+@one_and_all
+@pytest.mark.parametrize(("S", "E", "K", "block"), SIZES)
+def test_convolution_maps_and_gates_equal_the_layers(S: int, E: int, K: int, block: int, flags: str) -> None:
+    arguments, given = conv_arguments(S, E, K, block), conv_flags(flags, S)
+    expected = differentiate(plain_conv, arguments, torch.float64, flags=given)
+    assert_close(differentiate(fused_conv, arguments, torch.float32, flags=given), expected)
 
 
 @with_each
-@pytest.mark.parametrize("mapped", [True, False], ids=["with maps", "alone"])
-@pytest.mark.parametrize(("S", "E", "K", "block"), SIZES)
-def test_convolution_maps_and_gates_equal_the_layers(
-    S: int, E: int, K: int, block: int, mapped: bool, flags: str
-) -> None:
-    arguments = conv_arguments(S, E, K, block)
-    given = conv_flags(flags, S)
-    arguments = arguments if mapped else arguments[:4]
+@pytest.mark.parametrize(("S", "E", "K"), [(1, 8, 4), (7, 8, 4), (4, 40, 6)])
+def test_a_convolution_alone_equals_the_layer(S: int, E: int, K: int, flags: str) -> None:
+    arguments, given = conv_arguments(S, E, K, 1)[:4], conv_flags(flags, S)
     expected = differentiate(plain_conv, arguments, torch.float64, flags=given)
+    assert_close(differentiate(fused_conv, arguments, torch.float32, flags=given), expected)
+
+
+def test_programs_that_go_through_several_tiles_add_their_gradients_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, given = conv_arguments(14, 8, 4, 4), conv_flags("resets", 14)
+    expected = differentiate(plain_conv, arguments, torch.float64, flags=given)
+    monkeypatch.setattr(conv_launch, "SHARES", 2)
     assert_close(differentiate(fused_conv, arguments, torch.float32, flags=given), expected)
 
 
@@ -98,8 +115,9 @@ def fused_norm(h: Tensor, weight: Tensor, convolved: Tensor | None, skip: Tensor
 
 
 @pytest.mark.parametrize("kind", ["plain", "skip", "gate", "skip and gate"])
-@pytest.mark.parametrize(("S", "DH"), [(1, 4), (5, 6), (70, 5), (3, 40)])
-def test_head_norm_skip_and_gate_equal_the_layers(S: int, DH: int, kind: str) -> None:
+@pytest.mark.parametrize(("S", "DH"), [(1, 4), (5, 6), (24, 5), (3, 40)])
+def test_head_norm_skip_and_gate_equal_the_layers(S: int, DH: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm_launch, "SHARES", NH)  # one program a head goes through all tiles
     E = NH * DH
     every = [torch.randn(B, S, NH, DH), torch.randn(E), torch.randn(B, S, E), torch.randn(E), torch.randn(B, S, 2 * E)]
     places = [0, 1, *([2, 3] if "skip" in kind else []), *([4] if "gate" in kind else [])]
@@ -116,6 +134,34 @@ def test_head_norm_skip_and_gate_equal_the_layers(S: int, DH: int, kind: str) ->
     arguments = [every[place] for place in places]
     expected = differentiate(of(plain_norm), arguments, torch.float64)
     assert_close(differentiate(of(fused_norm), arguments, torch.float32), expected)
+
+
+@one_and_all
+@pytest.mark.parametrize("kind", [mLSTMBlock, sLSTMBlock])
+def test_a_block_through_its_kernels_equals_its_own_text(
+    kind: type[xLSTMBlock], flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block, x, (resets, lengths) = kind(8, NH), torch.randn(B, 6, 8), conv_flags(flags, 6)
+    state = map_state(torch.rand_like, block.initial_state(B))
+    parameters = [0.5 * torch.randn_like(parameter) for parameter in block.parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> list[Tensor]:
+        named = dict(zip((name for name, _ in block.named_parameters()), parameters, strict=True))
+        given = map_state(lambda leaf: leaf.to(x.dtype), state)
+        y, after = torch.func.functional_call(block, named, (x, given, resets, lengths))
+        return [y, *state_leaves(after)[:-1]]
+
+    expected = differentiate(run, [x, *parameters], torch.float64)
+    for name in ("runs_mlstm", "runs_slstm"):
+        monkeypatch.setattr(fused, name, lambda *_: False)
+    for name in ("runs_conv", "runs_norm"):
+        monkeypatch.setattr(fused, name, lambda *_: True)
+    actual = differentiate(run, [x, *parameters], torch.float32)
+    if lengths is not None:  # what lies beyond is unspecified
+        outside = ~valid_steps(lengths, 6)
+        for y in (actual[0], expected[0]):
+            y[outside] = 0.0
+    assert_close(actual, expected, tolerance=2e-5)
 
 
 @pytest.mark.parametrize("mapped", [True, False], ids=["with maps", "alone"])
