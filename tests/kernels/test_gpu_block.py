@@ -75,7 +75,7 @@ def test_a_block_gives_float64s_numbers_and_the_same_bits_twice(
     actual, again = (differentiate(block, x, state, resets, torch.float32, half) for _ in range(2))
     for a, b, e in zip(actual, again, expected, strict=True):
         assert torch.equal(a, b)
-        assert (a.double() - e).norm() <= TOLERANCE[half] * e.norm().clamp(min=1e-2)
+        assert (a.double() - e).norm() <= TOLERANCE[half] * e.norm().clamp(min=1.0)  # the head norm cancels n's
 
 
 def test_new_sizes_compile_no_kernel_of_a_block_anew() -> None:

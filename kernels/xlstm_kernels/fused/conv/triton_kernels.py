@@ -14,8 +14,8 @@ import triton.language as tl
 def _steps_since_reset(resets, token, step, here, K: tl.constexpr):
     """How many steps ago the row was last reset, at most K."""
     age = tl.full(step.shape, K, tl.int32)
-    for back in tl.static_range(0, K - 1):
-        lag: tl.constexpr = K - 2 - back
+    for back in tl.static_range(1, K):
+        lag = K - 1 - back  # from the farthest to the nearest
         age = tl.where(tl.load(resets + token - lag, mask=here & (step >= lag), other=0) != 0, lag, age)
     return age
 

@@ -20,11 +20,11 @@ class _Plan(NamedTuple):
 
     steps: int
     channels: int
-    stages: int
+    warps: int = 4
 
 
-_HALF = {"forward": _Plan(32, 32, 1), "steps": _Plan(16, 32, 1), "inputs": _Plan(16, 64, 1)}
-_SINGLE = {"forward": _Plan(16, 32, 1), "steps": _Plan(16, 32, 1), "inputs": _Plan(16, 32, 1)}
+_HALF = {"forward": _Plan(64, 32), "steps": _Plan(32, 64), "inputs": _Plan(32, 64)}
+_SINGLE = {"forward": _Plan(16, 32), "steps": _Plan(16, 32), "inputs": _Plan(16, 32)}
 
 
 def conv_triton(
@@ -150,8 +150,8 @@ def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
         "BT": plan.steps,
         "BC": max(plan.channels, triton.next_power_of_2(block)),
         "MAPPED": mapped,
-        "num_warps": 4,
-        "num_stages": plan.stages,
+        "num_warps": plan.warps,
+        "num_stages": 1,  # more would hold tiles of weights in shared memory
     }
 
 
