@@ -17,7 +17,7 @@ from . import fused
 from .cells import mLSTMCell, sLSTMCell
 from .checks import check_divides, check_integer
 from .init import output_init_, small_init_
-from .layers import CausalConv, GatedFFN, HeadwiseLinear, RMSNorm, residual_norm
+from .layers import CausalConv, GatedFFN, HeadwiseLinear, RMSNorm, normalise, residual_norm
 from .ops.checks import check_devices, check_resets, check_shape
 from .state import BlockState, mLSTMState, sLSTMState
 
@@ -75,10 +75,10 @@ class xLSTMBlock(nn.Module, ABC):
         """
         state = state or self.initial_state(len(x))
         self._check(x, state, resets, lengths)
-        y, state = self.mixer(self.norm(x), state, resets, lengths)
+        y, state = self.mixer(normalise(self.norm, x), state, resets, lengths)
         x = x + self.dropout(y)
         if self.ffn is not None:
-            x = x + self.dropout(self.ffn(self.ffn_norm(x)))
+            x = x + self.dropout(self.ffn(normalise(self.ffn_norm, x)))
         return x, state
 
     def _check(self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None) -> None:

@@ -126,6 +126,14 @@ def residual_norm(norm: str, dim: int) -> nn.LayerNorm | RMSNorm:
     return RMSNorm(dim) if norm == "rms" else nn.LayerNorm(dim, bias=False)
 
 
+def normalise(norm: nn.LayerNorm | RMSNorm, x: Tensor) -> Tensor:
+    """norm(x) for products to read: on a CUDA device under autocast in their type, which saves writing a wider one."""
+    if isinstance(norm, RMSNorm) or not fused.runs_norm(x[..., None, :]):
+        return norm(x)
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    return fused.norm(x[..., None, :], norm.weight, norm.eps, dtype=dtype)
+
+
 class GatedFFN(nn.Module):
     """down(activation(gate(x)) * up(x)), with gate and up in one matrix: gated GELU, or SwiGLU by ``silu``."""
 

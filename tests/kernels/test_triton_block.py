@@ -111,7 +111,7 @@ def plain_norm(h: Tensor, weight: Tensor, convolved: Tensor | None, skip: Tensor
 
 
 def fused_norm(h: Tensor, weight: Tensor, convolved: Tensor | None, skip: Tensor | None, up: Tensor | None) -> list:
-    return [norm_triton(h, weight, 1e-5, convolved, skip, None if up is None else up.chunk(2, dim=-1)[1])]
+    return [norm_triton(h, weight, 1e-5, convolved, skip, None if up is None else up.chunk(2, dim=-1)[1], h.dtype)]
 
 
 @pytest.mark.parametrize("kind", ["plain", "skip", "gate", "skip and gate"])
@@ -182,7 +182,7 @@ def test_the_norms_operators_are_registered_rightly(whole: bool) -> None:
     rest = [torch.randn(B, 3, 8), torch.randn(8), torch.randn(B, 3, 8)] if whole else [None] * 3
     rest = [x if x is None else x.requires_grad_() for x in rest]
     operators = torch.ops.xlstm_kernels
-    torch.library.opcheck(operators.norm_triton, (h, weight, 1e-5, *rest))
+    torch.library.opcheck(operators.norm_triton, (h, weight, 1e-5, *rest, torch.float32))
     arguments = [x if x is None else x.detach() for x in (h, weight, *rest)]
-    operators.norm_triton(h, weight, 1e-5, *rest)
+    operators.norm_triton(h, weight, 1e-5, *rest, torch.float32)
     torch.library.opcheck(operators.norm_triton_backward, (torch.randn(B, 3, 8), *arguments[:2], 1e-5, *arguments[2:]))

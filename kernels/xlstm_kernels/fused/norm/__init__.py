@@ -1,5 +1,6 @@
 """The head norm, with a learnable skip and an output gate where there are any, as one operator for CUDA tensors."""
 
+import torch
 from torch import Tensor
 
 from ...ops import triton_backend
@@ -19,8 +20,9 @@ def norm(
     convolved: Tensor | None = None,
     skip: Tensor | None = None,
     gate: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """(norm(h) * weight + skip * convolved) * SiLU(gate): see ``norm_triton``."""
+    """(norm(h) * weight + skip * convolved) * SiLU(gate), in the type of ``h`` unless told: see ``norm_triton``."""
     from .triton_launch import norm_triton  # imports Triton, so only where it is asked for
 
-    return norm_triton(h, weight, eps, convolved, skip, gate)
+    return norm_triton(h, weight, eps, convolved, skip, gate, dtype or h.dtype)

@@ -18,26 +18,38 @@ SHARES = 1024  # programs backwards, about: each sums its steps up in registers
 
 
 def norm_triton(
-    h: Tensor, weight: Tensor, eps: float, convolved: Tensor | None, skip: Tensor | None, gate: Tensor | None
+    h: Tensor,
+    weight: Tensor,
+    eps: float,
+    convolved: Tensor | None,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """(norm(h) * weight + skip * convolved) * SiLU(gate), (B, S, E) in the type of ``h`` (B, S, NH, DH).
+    """(norm(h) * weight + skip * convolved) * SiLU(gate), (B, S, E) in ``dtype``, of ``h`` (B, S, NH, DH).
 
     Args:
         convolved, gate: (B, S, E).
         weight, skip: (E,).
     """
     gate = None if gate is None else in_units_of(gate, h.shape[-1])
-    arguments = (h.contiguous(), weight, eps, convolved, skip, gate)
+    arguments = (h.contiguous(), weight, eps, convolved, skip, gate, dtype)
     record = must_record(*(x for x in (h, weight, convolved, skip, gate) if x is not None))
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
     return _operator(*arguments) if record or torch.compiler.is_compiling() else _forward(*arguments)
 
 
 def _forward(
-    h: Tensor, weight: Tensor, eps: float, convolved: Tensor | None, skip: Tensor | None, gate: Tensor | None
+    h: Tensor,
+    weight: Tensor,
+    eps: float,
+    convolved: Tensor | None,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     B, S, NH, DH = h.shape
-    y = h.new_empty(B, S, NH * DH)
+    y = h.new_empty(B, S, NH * DH, dtype=dtype)
     options = _options(NH, DH, skip, gate)
     with torch.cuda.device_of(h):
         norm_forward[(triton.cdiv(B * S, options["BT"]), NH)](
@@ -47,10 +59,16 @@ def _forward(
 
 
 def _forward_fake(
-    h: Tensor, weight: Tensor, eps: float, convolved: Tensor | None, skip: Tensor | None, gate: Tensor | None
+    h: Tensor,
+    weight: Tensor,
+    eps: float,
+    convolved: Tensor | None,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     B, S, NH, DH = h.shape
-    return h.new_empty(B, S, NH * DH)
+    return h.new_empty(B, S, NH * DH, dtype=dtype)
 
 
 _Gradients = tuple[Tensor, Tensor, Tensor, Tensor]  # of h, convolved, gate; of weight and skip (1 or 2, E)
@@ -88,7 +106,7 @@ def _backward_fake(
     gate: Tensor | None,
 ) -> _Gradients:
     """Room for the gradients, with nothing for what was not given."""
-    dconvolved, dgate = (dy.new_empty((0,) if x is None else x.shape) for x in (convolved, gate))
+    dconvolved, dgate = (dy.new_empty(0) if x is None else x.new_empty(x.shape) for x in (convolved, gate))
     return (
         h.new_empty(h.shape),
         dconvolved,
@@ -108,7 +126,7 @@ def _strides(gate: Tensor | None, DH: int) -> tuple[int, int]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    h, weight, ctx.eps, convolved, skip, gate = inputs
+    h, weight, ctx.eps, convolved, skip, gate, _ = inputs
     ctx.save_for_backward(h, weight, convolved, skip, gate)
 
 
@@ -117,7 +135,8 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     dh, dconvolved, dgate, totals = _backward_operator(dy, h, weight, ctx.eps, convolved, skip, gate)
     dweight, *dskip = totals.unbind(0)
     given = zip((dconvolved, dskip[0] if dskip else None, dgate), (convolved, skip, gate), strict=True)
-    return dh, dweight.to(weight.dtype), None, *(None if x is None or dx is None else dx.to(x.dtype) for dx, x in given)
+    rest = (None if x is None or dx is None else dx.to(x.dtype) for dx, x in given)
+    return dh, dweight.to(weight.dtype), None, *rest, None
 
 
 # For all devices: Triton's interpreter runs the same kernels on the CPU.
