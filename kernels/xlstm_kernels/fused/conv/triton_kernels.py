@@ -63,7 +63,7 @@ def _gate_gradients(di, df, token, here, NH: tl.constexpr, GATES: tl.constexpr):
     return of_i + tl.load(df + at - NH, mask=here[:, None] & (gate >= NH) & (gate < 2 * NH), other=0.0)
 
 
-@triton.jit(do_not_specialize=["N", "S", "x_s"])
+@triton.jit(do_not_specialize=["N", "S", "x_s", "TILES"])
 def conv_forward(
     x,  # from step to step, through all rows, x_s in units of E
     window,
@@ -75,17 +75,16 @@ def conv_forward(
     k_map,
     v_map,
     gate_weight,
-    gate_bias,
     convolved,
     q,
     k,
     v,
-    i,
-    f,
+    gate_shares,  # (tiles of channels, N, 2 NH): what each tile of channels adds to the gates
     after,
     N,
     S,
     x_s,
+    TILES,  # tiles of steps that a program goes through
     E: tl.constexpr,
     K: tl.constexpr,
     NH: tl.constexpr,
@@ -99,34 +98,40 @@ def conv_forward(
 ):
     CHANNELS: tl.constexpr = BC // BLOCK * BLOCK
     TYPE: tl.constexpr = x.dtype.element_ty
-    token = tl.program_id(0) * BT + tl.arange(0, BT)
-    in_batch = token < N
-    row, step = (token // S).to(tl.int64), token % S
-    begins = tl.min(tl.where(in_batch, step, S)) < K - 1
-    age = tl.full((BT,), K, tl.int32)
-    if WITH_RESETS:
-        age = _steps_since_reset(resets, token, step, in_batch, K)
-    end = tl.zeros((BT,), tl.int32) + S
-    if WITH_LENGTHS:
-        end = tl.load(lengths + row, mask=in_batch, other=1).to(tl.int32)
-    ends = tl.max(tl.where(in_batch, step - end, -S)) >= -1
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, BC)
+    used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
+    bias = tl.load(conv_bias + channel, mask=used, other=0.0).to(tl.float32)
     if MAPPED:
-        gates = tl.zeros((BT, GATES), tl.float32)
+        q_tile = _map_tile(q_map, channel, used, E, BLOCK, True, TYPE)
+        k_tile = _map_tile(k_map, channel, used, E, BLOCK, True, TYPE)
+        v_tile = _map_tile(v_map, channel, used, E, BLOCK, True, TYPE)
+        q_gates = tl.trans(_gate_tile(gate_weight, 0, channel, used, E, NH, GATES, TYPE))
+        k_gates = tl.trans(_gate_tile(gate_weight, 1, channel, used, E, NH, GATES, TYPE))
+        v_gates = tl.trans(_gate_tile(gate_weight, 2, channel, used, E, NH, GATES, TYPE))
 
-    for first in range(0, E, CHANNELS):
-        channel = first + tl.arange(0, BC)
-        used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
+    for tile in range(TILES):
+        token = (tl.program_id(1) * TILES + tile) * BT + tl.arange(0, BT)
+        in_batch = token < N
+        row, step = (token // S).to(tl.int64), token % S
         here = in_batch[:, None] & used[None, :]
         out = (token.to(tl.int64) * E)[:, None] + channel[None, :]
         x_at = x + (token.to(tl.int64) * x_s * E)[:, None] + channel[None, :]
-        pre = tl.zeros((BT, BC), tl.float32) + tl.load(conv_bias + channel, mask=used, other=0.0).to(tl.float32)
+        begins = tl.min(tl.where(in_batch, step, S)) < K - 1
+        age = tl.full((BT,), K, tl.int32)
+        if WITH_RESETS:
+            age = _steps_since_reset(resets, token, step, in_batch, K)
+        end = tl.zeros((BT,), tl.int32) + S
+        if WITH_LENGTHS:
+            end = tl.load(lengths + row, mask=in_batch, other=1).to(tl.int32)
+        ends = tl.max(tl.where(in_batch, step - end, -S)) >= -1
+        pre = tl.zeros((BT, BC), tl.float32) + bias[None, :]
         present = _past(x_at, window, row, step, age, channel, here, 0, begins, x_s, E, K)
         for lag in tl.static_range(K):
             past = present
             if lag > 0:
                 past = _past(x_at, window, row, step, age, channel, here, lag, begins, x_s, E, K)
             tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
-            pre += past * tap
+            pre += past * tap[None, :]
             if lag < K - 1:  # the last step has just what the window after it holds
                 entry = ((row * (K - 1) + K - 2 - lag) * E)[:, None] + channel[None, :]
                 if ends:
@@ -137,26 +142,41 @@ def conv_forward(
         c = (pre * tl.sigmoid(pre)).to(TYPE)
         tl.store(convolved + out, c, mask=here)
         if MAPPED:
-            key = tl.dot(c, _map_tile(k_map, channel, used, E, BLOCK, True, TYPE), input_precision="ieee").to(TYPE)
+            key = tl.dot(c, k_tile, input_precision="ieee").to(TYPE)
             tl.store(k + out, key, mask=here)
-            part = _gate_tile(gate_weight, 1, channel, used, E, NH, GATES, TYPE)
-            gates = tl.dot(key, tl.trans(part), gates, input_precision="ieee")
-            query = tl.dot(c, _map_tile(q_map, channel, used, E, BLOCK, True, TYPE), input_precision="ieee").to(TYPE)
+            gates = tl.dot(key, k_gates, input_precision="ieee")
+            query = tl.dot(c, q_tile, input_precision="ieee").to(TYPE)
             tl.store(q + out, query, mask=here)
-            part = _gate_tile(gate_weight, 0, channel, used, E, NH, GATES, TYPE)
-            gates = tl.dot(query, tl.trans(part), gates, input_precision="ieee")
-            tile = _map_tile(v_map, channel, used, E, BLOCK, True, TYPE)
-            value = tl.dot(present.to(TYPE), tile, input_precision="ieee").to(TYPE)
+            gates = tl.dot(query, q_gates, gates, input_precision="ieee")
+            value = tl.dot(present.to(TYPE), v_tile, input_precision="ieee").to(TYPE)
             tl.store(v + out, value, mask=here)
-            part = _gate_tile(gate_weight, 2, channel, used, E, NH, GATES, TYPE)
-            gates = tl.dot(value, tl.trans(part), gates, input_precision="ieee")
+            gates = tl.dot(value, v_gates, gates, input_precision="ieee")
+            gate = tl.arange(0, GATES)[None, :]
+            share_at = ((tl.program_id(0).to(tl.int64) * N + token) * (2 * NH))[:, None] + gate
+            tl.store(gate_shares + share_at, gates, mask=in_batch[:, None] & (gate < 2 * NH))
 
-    if MAPPED:
-        gate = tl.arange(0, GATES)
-        gates += tl.load(gate_bias + gate, mask=gate < 2 * NH, other=0.0).to(tl.float32)[None, :]
-        at = (token.to(tl.int64) * NH)[:, None] + gate[None, :]
-        tl.store(i + at, gates, mask=in_batch[:, None] & (gate < NH)[None, :])
-        tl.store(f + at - NH, gates, mask=in_batch[:, None] & ((gate >= NH) & (gate < 2 * NH))[None, :])
+
+@triton.jit(do_not_specialize=["N"])
+def gates_forward(
+    gate_shares,
+    gate_bias,
+    i,
+    f,
+    N,
+    COLUMNS: tl.constexpr,
+    NH: tl.constexpr,
+    GATES: tl.constexpr,
+    BT: tl.constexpr,
+):
+    """Both gates, from what the tiles of channels add to them."""
+    token, gate = (tl.program_id(0) * BT + tl.arange(0, BT)).to(tl.int64)[:, None], tl.arange(0, GATES)[None, :]
+    here = (token < N) & (gate < 2 * NH)
+    gates = tl.zeros((BT, GATES), tl.float32) + tl.load(gate_bias + gate, mask=gate < 2 * NH, other=0.0).to(tl.float32)
+    for column in range(COLUMNS):
+        at = (tl.cast(column, tl.int64) * N + token) * (2 * NH) + gate
+        gates += tl.load(gate_shares + at, mask=here, other=0.0)
+    tl.store(i + token * NH + gate, gates, mask=here & (gate < NH))
+    tl.store(f + token * NH + gate - NH, gates, mask=here & (gate >= NH))
 
 
 @triton.jit(do_not_specialize=["N", "S", "x_s", "TILES", "totals_size"])

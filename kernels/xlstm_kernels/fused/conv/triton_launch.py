@@ -1,4 +1,4 @@
-"""The convolution, SiLU and what reads off them as PyTorch operators: one launch forwards, two backwards and a sum.
+"""The convolution, SiLU and what reads off them as PyTorch operators: two launches forwards, two and a sum backwards.
 
 Shapes: B batch, S sequence, NH heads, E channels, K convolution kernel size.
 """
@@ -10,9 +10,11 @@ import triton
 from torch import Tensor
 
 from ...ops.registration import must_record, register_gradient, register_op
-from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward
+from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward
 
-SHARES = 1056  # programs backwards, about: each sums the weights' gradients of its steps up in registers
+SHARES = 1056  # programs, about: each keeps its channels' weights and sums up their gradients in registers
+
+GATE_ROWS = 64  # steps of a program that sums the gates up
 
 
 class _Plan(NamedTuple):
@@ -57,17 +59,26 @@ def _forward(
 ) -> list[Tensor]:
     outputs = _forward_fake(x, window, weights, resets, lengths)
     convolved, after, *mapped = outputs
-    B, S, _ = x.shape
-    options = _options("forward", x, weights)
-    absent = [] if options["MAPPED"] else [None] * 5
-    arrays = (x, window, resets, lengths, *weights, *absent, convolved, *mapped, *absent, after)
+    (B, S, _), options = x.shape, _options("forward", x, weights)
+    columns, shares, tiles = _shares(B * S, options)
+    maps: list[Tensor | None] = [*weights[2:6]] if mapped else [None] * 4
+    read: list[Tensor | None] = [*mapped[:3]] if mapped else [None] * 3
+    gate_shares = None
+    if mapped:
+        gate_shares = torch.empty(columns, B * S, weights[5].shape[0], dtype=torch.float32, device=x.device)
+    arrays = (x, window, resets, lengths, *weights[:2], *maps, convolved, *read, gate_shares, after)
     with torch.cuda.device_of(x):
-        conv_forward[(triton.cdiv(B * S, options["BT"]),)](
-            *(*arrays, B * S, S, _step_stride(x)),
+        conv_forward[(columns, shares)](
+            *(*arrays, B * S, S, _step_stride(x), tiles),
             **options,
             WITH_RESETS=resets is not None,
             WITH_LENGTHS=lengths is not None,
         )
+        if mapped:
+            heads = {"COLUMNS": columns, "NH": options["NH"], "GATES": options["GATES"]}
+            gates_forward[(triton.cdiv(B * S, GATE_ROWS),)](
+                *(gate_shares, weights[6], *mapped[3:], B * S), **heads, BT=GATE_ROWS
+            )
     return outputs
 
 
@@ -156,7 +167,7 @@ def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
 
 
 def _shares(steps: int, options: dict[str, Any]) -> tuple[int, int, int]:
-    """Backwards: in how many parts the channels and the steps are cut, and how many tiles of steps are in a part."""
+    """In how many parts the channels and the steps are cut, and how many tiles of steps are in a part."""
     columns = triton.cdiv(options["E"], options["BC"] // options["BLOCK"] * options["BLOCK"])
     tiles = triton.cdiv(steps, options["BT"])
     each = triton.cdiv(tiles * columns, SHARES)
