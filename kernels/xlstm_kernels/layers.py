@@ -102,7 +102,7 @@ class MultiHeadNorm(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(B, S, NH, DH) to (B, S, NH * DH)."""
         if fused.runs_norm(h):
-            return fused.norm(h, self.weight, self.eps)
+            return fused.norm(h, self.weight, self.eps, dtype=torch.promote_types(h.dtype, self.weight.dtype))
         return F.layer_norm(h, h.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
