@@ -92,6 +92,7 @@ def conv_forward(
     GATES: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
+    STAGES: tl.constexpr,
     MAPPED: tl.constexpr,
     WITH_RESETS: tl.constexpr,
     WITH_LENGTHS: tl.constexpr,
@@ -109,7 +110,7 @@ def conv_forward(
         k_gates = tl.trans(_gate_tile(gate_weight, 1, channel, used, E, NH, GATES, TYPE))
         v_gates = tl.trans(_gate_tile(gate_weight, 2, channel, used, E, NH, GATES, TYPE))
 
-    for tile in range(TILES):
+    for tile in tl.range(0, TILES, num_stages=STAGES):
         token = (tl.program_id(1) * TILES + tile) * BT + tl.arange(0, BT)
         in_batch = token < N
         row, step = (token // S).to(tl.int64), token % S
@@ -208,6 +209,7 @@ def conv_backward_steps(
     GATES: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
+    STAGES: tl.constexpr,
     MAPPED: tl.constexpr,
     WITH_RESETS: tl.constexpr,
 ):
@@ -225,7 +227,7 @@ def conv_backward_steps(
         dq_map, dk_map = tl.zeros((BC, BC), tl.float32), tl.zeros((BC, BC), tl.float32)
         dq_gates, dk_gates = tl.zeros((GATES, BC), tl.float32), tl.zeros((GATES, BC), tl.float32)
 
-    for tile in range(TILES):
+    for tile in tl.range(0, TILES, num_stages=STAGES):
         token = (tl.program_id(1) * TILES + tile) * BT + tl.arange(0, BT)
         in_batch = token < N
         row, step = (token // S).to(tl.int64), token % S
@@ -297,6 +299,7 @@ def conv_backward_inputs(
     GATES: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
+    STAGES: tl.constexpr,
     MAPPED: tl.constexpr,
     WITH_RESETS: tl.constexpr,
     WITH_LENGTHS: tl.constexpr,
@@ -315,7 +318,7 @@ def conv_backward_inputs(
     lags = tl.arange(0, 16)
     dconv = tl.zeros((16, BC), tl.float32)  # a row for each lag, then the bias
 
-    for tile in range(TILES):
+    for tile in tl.range(0, TILES, num_stages=STAGES):
         place = (tl.program_id(1) * TILES + tile) * BT + tl.arange(0, BT)
         in_batch = place < P
         row, step = (place // (S + K - 1)).to(tl.int64), place % (S + K - 1) - (K - 1)

@@ -22,10 +22,11 @@ class _Plan(NamedTuple):
 
     steps: int
     channels: int
+    stages: int = 1  # tiles whose inputs are under way at once
     warps: int = 4
 
 
-_HALF = {"forward": _Plan(64, 32), "steps": _Plan(32, 64), "inputs": _Plan(32, 64)}
+_HALF = {"forward": _Plan(64, 64), "steps": _Plan(64, 64), "inputs": _Plan(64, 64)}
 _SINGLE = {"forward": _Plan(16, 32), "steps": _Plan(16, 32), "inputs": _Plan(16, 32)}
 
 
@@ -160,9 +161,9 @@ def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
         "GATES": max(16, triton.next_power_of_2(2 * heads)),  # a product has at least 16 columns
         "BT": plan.steps,
         "BC": max(plan.channels, triton.next_power_of_2(block)),
+        "STAGES": plan.stages,
         "MAPPED": mapped,
         "num_warps": plan.warps,
-        "num_stages": 1,  # more would hold tiles of weights in shared memory
     }
 
 
