@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ...ops.registration import must_record, register_gradient, register_op
+from ...ops.registration import must_record, register_gradient, register_op, straight
 from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward
 
 SHARES = 1056  # programs, about: each keeps its channels' weights and sums up their gradients in registers
@@ -51,8 +51,7 @@ def conv_triton(
     resets = None if resets is None else resets.contiguous()
     arguments = (x, window.contiguous(), weights, resets, lengths)
     # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    record = must_record(x, window, *weights) or torch.compiler.is_compiling()
-    return _operator(*arguments) if record else _forward(*arguments)
+    return _operator(*arguments) if must_record(x, window, *weights) else _run(*arguments)
 
 
 def _forward(
@@ -198,7 +197,7 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     x, window, resets, lengths, *weights = ctx.saved_tensors
     given = zip(gradients, ctx.shapes, strict=True)
     dense = [x.new_zeros(shape, dtype=dtype) if dy is None else dy for dy, (shape, dtype) in given]
-    dx, dwindow, total = _backward_operator(x, window, weights, resets, lengths, dense)
+    dx, dwindow, total = _run_backward(x, window, weights, resets, lengths, dense)
     parts = total.split([weight.numel() for weight in weights])
     dweights = [part.view(weight.shape).to(weight.dtype) for part, weight in zip(parts, weights, strict=True)]
     return dx, dwindow, dweights, None, None
@@ -206,5 +205,6 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
 
 # For all devices: Triton's interpreter runs the same kernels on the CPU.
 _operator = register_op("conv_triton", _forward, _forward_fake)
-_backward_operator = register_op("conv_triton_backward", _backward, _backward_fake)
-register_gradient("conv_triton", _setup_context, _differentiate)
+_run_backward = straight(register_op("conv_triton_backward", _backward, _backward_fake))
+register_gradient(_operator, _setup_context, _differentiate)
+_run = straight(_operator)

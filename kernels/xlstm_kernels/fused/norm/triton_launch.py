@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ...ops.registration import must_record, register_gradient, register_op
+from ...ops.registration import register_gradient, register_op, straight
 from ..strides import in_units_of
 from .triton_kernels import norm_backward, norm_forward
 
@@ -33,10 +33,7 @@ def norm_triton(
         weight, skip: (E,).
     """
     gate = None if gate is None else in_units_of(gate, h.shape[-1])
-    arguments = (h.contiguous(), weight, eps, convolved, skip, gate, dtype)
-    record = must_record(*(x for x in (h, weight, convolved, skip, gate) if x is not None))
-    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    return _operator(*arguments) if record or torch.compiler.is_compiling() else _forward(*arguments)
+    return _run(h.contiguous(), weight, eps, convolved, skip, gate, dtype)
 
 
 def _forward(
@@ -132,7 +129,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     h, weight, convolved, skip, gate = ctx.saved_tensors
-    dh, dconvolved, dgate, totals = _backward_operator(dy, h, weight, ctx.eps, convolved, skip, gate)
+    dh, dconvolved, dgate, totals = _run_backward(dy, h, weight, ctx.eps, convolved, skip, gate)
     dweight, *dskip = totals.unbind(0)
     given = zip((dconvolved, dskip[0] if dskip else None, dgate), (convolved, skip, gate), strict=True)
     rest = (None if x is None or dx is None else dx.to(x.dtype) for dx, x in given)
@@ -141,5 +138,5 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 # For all devices: Triton's interpreter runs the same kernels on the CPU.
 _operator = register_op("norm_triton", _forward, _forward_fake)
-_backward_operator = register_op("norm_triton_backward", _backward, _backward_fake)
-register_gradient("norm_triton", _setup_context, _differentiate)
+_run_backward = straight(register_op("norm_triton_backward", _backward, _backward_fake))
+_run = register_gradient(_operator, _setup_context, _differentiate)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...state import sLSTMState
-from ..registration import must_record, register_gradient, register_op
+from ..registration import must_record, register_gradient, register_op, straight
 from .average import from_average, to_average
 
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -44,7 +44,7 @@ def register_slstm(
     of matrix products; else in the state's, as all else does.
     """
     forward_op = register_op(name, forward, forward_fake, **device)
-    backward_op = register_op(f"{name}_backward", backward, backward_fake, **device)
+    run_backward = straight(register_op(f"{name}_backward", backward, backward_fake, **device))
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
         _, weight, _, state, resets, lengths, *ctx.options, _ = inputs
@@ -57,7 +57,7 @@ def register_slstm(
         weight, state, h, tape, resets, lengths = ctx.saved_tensors
         dh = torch.zeros_like(h) if dh is None else dh
         dlast = torch.zeros_like(state) if dlast is None else dlast
-        gradients = backward_op(dh, dlast, weight, state, h, tape, resets, lengths, *ctx.options)
+        gradients = run_backward(dh, dlast, weight, state, h, tape, resets, lengths, *ctx.options)
         return *gradients, None, None, None, None, None
 
     def run(
@@ -75,13 +75,13 @@ def register_slstm(
         begin = torch.stack((state.h, y, lam, m))
         operands = (gates, _as_factor(recurrent_weight)) if own_types else (gates.to(dtype), recurrent_weight.to(dtype))
         inputs = (*operands, bias.to(dtype), begin)
-        h, last, _ = forward_op(*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
+        h, last, _ = run_forward(*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
         h_last, y, lam, m = last.unbind(0)
         m = m.detach()
         c, n = from_average(y, lam, m, relative=exponential_forget)
         return h.to(gates.dtype), sLSTMState(h_last, c, n, m)
 
-    register_gradient(name, setup_context, differentiate)
+    run_forward = register_gradient(forward_op, setup_context, differentiate)
     return run
 
 
