@@ -1,4 +1,4 @@
-"""Whole blocks on a CUDA device through their kernels, as exact as in PyTorch, the same bits twice; steps in a graph."""
+"""Whole blocks on a CUDA device: as exact as in PyTorch, the same bits twice; steps in a graph: the stack's own."""
 
 import copy
 from functools import partial
