@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 import triton
+from timing import COPY_BYTES, PRODUCT_OPERATIONS, milliseconds, replay
 from torch import Tensor, nn
 
 from xlstm_kernels import slstm
@@ -21,7 +22,6 @@ SHAPES = [  # B, S, NH, DH
     (16, 1024, 4, 256),
     (16, 1024, 1, 768),
 ]
-COPY_BYTES, PRODUCT_FLOPS = 4.3e12, 790e12  # a second: an H200's copy (read and written), product of bfloat16 matrices
 
 
 def main() -> None:
@@ -101,29 +101,12 @@ def print_floor(shape: tuple[int, ...]) -> None:
     """What its bytes or its products take alone: gates read and h written; for the way back both read once more, dh
     read, the gates' gradients written, and twice the products."""
     B, S, NH, DH = shape
-    tensor, product = 2 * B * S * NH * DH / COPY_BYTES, 8 * B * S * NH * DH**2 / PRODUCT_FLOPS
+    tensor, product = 2 * B * S * NH * DH / COPY_BYTES, 8 * B * S * NH * DH**2 / PRODUCT_OPERATIONS
     print_row("floor", shape, 1e3 * max(5 * tensor, product), 1e3 * max(15 * tensor, 3 * product))
 
 
 def print_row(name: str, shape: tuple[int, ...], forward: float, both: float) -> None:
     print(f"{name:<30}{', '.join(map(str, shape)):>20}{forward:>12.3f}{both:>12.3f}{1e3 * forward / shape[1]:>12.2f}")
-
-
-def replay(function: Callable[[], None]) -> Callable[[], None]:
-    """The function captured in a graph; what it compiles and allocates has happened by then."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
-
-
-def milliseconds(function: Callable[[], object]) -> float:
-    return triton.testing.do_bench(function, warmup=25, rep=100, return_mode="median")
 
 
 if __name__ == "__main__":

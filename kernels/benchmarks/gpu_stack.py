@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import triton
+from timing import COPY_BYTES, PRODUCT_OPERATIONS, milliseconds, replay
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,6 @@ B, S, D, BLOCKS, HEADS = 32, 2048, 512, 6, 4
 TOKENS = B * S
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
 STEP_D, STEP_BLOCKS, STEP_BATCHES = 64, 2, (1, 8, 32, 256)
-BANDWIDTH, PRODUCTS = 4.3e12, 790e12  # bytes and bfloat16 operations a second, measured on an H200
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -106,7 +106,7 @@ def floor(*, backward: bool) -> float:
     inner, head_dim, chunk = 2 * D, 2 * D // HEADS, 64
     products = 2 * D * 3 * inner + 4 * inner * head_dim + 2 * inner * chunk  # projections, memory, scores
     tensors, passes_ = (forward_tensors + backward_tensors, 3) if backward else (forward_tensors, 1)
-    return BLOCKS * max(tensors * TOKENS * D * 2 / BANDWIDTH, passes_ * TOKENS * products / PRODUCTS)
+    return BLOCKS * max(tensors * TOKENS * D * 2 / COPY_BYTES, passes_ * TOKENS * products / PRODUCT_OPERATIONS)
 
 
 def passes(module: nn.Module, x: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -205,23 +205,6 @@ def draw(sweep: dict[str, Sequence[float]], file: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="sequence length", ylabel="ns a token, forward + backward")
     axes.legend()
     figure.savefig(file, dpi=120)
-
-
-def replay(function: Callable[[], None]) -> Callable[[], None]:
-    """The function captured in a graph; what it compiles and allocates has happened by then."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
-
-
-def milliseconds(function: Callable[[], object]) -> float:
-    return triton.testing.do_bench(function, warmup=25, rep=100, return_mode="median")
 
 
 if __name__ == "__main__":
