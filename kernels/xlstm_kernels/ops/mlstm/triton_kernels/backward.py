@@ -173,7 +173,7 @@ def mlstm_backward_states(
         tl.store(DN_FIRST + (value_tile * heads.to(tl.int64) + at) * DK + keys, dn, mask=keys < DK)
 
 
-@triton.jit(do_not_specialize=["S", "NH"])
+@triton.jit(do_not_specialize=["S", "NH", "g_batch", "g_step", "g_head"])
 def mlstm_backward_chunks(
     Q,
     K,
@@ -772,7 +772,7 @@ def mlstm_backward_roles(
         )
 
 
-@triton.jit(do_not_specialize=["S", "NH"])
+@triton.jit(do_not_specialize=["S", "NH", "g_batch", "g_step", "g_head"])
 def mlstm_backward_gates(
     F,
     TAPE,

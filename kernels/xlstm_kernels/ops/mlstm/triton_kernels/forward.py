@@ -46,7 +46,7 @@ def _slope(normaliser, floor):
     return tl.where(tl.abs(normaliser) > floor, tl.where(normaliser > 0, -1.0, 1.0), 0.0)
 
 
-@triton.jit(do_not_specialize=["S", "NH"])
+@triton.jit(do_not_specialize=["S", "NH", "g_batch", "g_step", "g_head"])
 def mlstm_forward(
     Q,
     K,
@@ -196,7 +196,7 @@ def _then(kept_x, most_x, kept_y, most_y):
     return kept_x + kept_y, tl.maximum(kept_y + most_x, most_y)
 
 
-@triton.jit(do_not_specialize=["S", "NH"])
+@triton.jit(do_not_specialize=["S", "NH", "g_batch", "g_step", "g_head"])
 def mlstm_gates(
     I,  # noqa: E741
     F,
