@@ -12,6 +12,7 @@ from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, WindowDataset, Windows, tail_origins, training_origins
 
 VALIDATION_BATCH = 512
+VALIDATION_ORIGINS = 32  # in a long tail
 VALIDATION_SHARE = 20  # one value in so many validates
 # An epoch: more passes over one short series teach it by heart, more steps gain little on thousands of windows.
 PASSES = 2
@@ -31,10 +32,20 @@ def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, sea
     return torch.where(lengths - tails > 2 * season_length, tails, 0)
 
 
+def validation_step(tail: int, horizon: int) -> int:
+    """Distance of the origins in a held-out tail: a horizon, or less in a tail of few horizons, for so many origins."""
+    return horizon if tail <= horizon else max(1, min(horizon, tail // VALIDATION_ORIGINS))
+
+
+def least_history(pool: SeriesPool, sizes: NetworkConfig) -> int:
+    """Steps that must lie before a training origin: a season, or what the longest series of short ones can spare."""
+    return max(1, min(sizes.season_lengths[0], int(pool.lengths.max()) - 1))
+
+
 def training_loader(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> DataLoader[Windows]:
     """An epoch of random windows."""
-    shortest, longest = sizes.season_lengths[0], sizes.season_lengths[-1]
-    origins = training_origins(pool, least_history=shortest, wished_history=longest)
+    longest = sizes.season_lengths[-1]
+    origins = training_origins(pool, least_history=least_history(pool, sizes), wished_history=longest)
     windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
     steps = config.steps_per_epoch or min(LONGEST_EPOCH, math.ceil(PASSES * len(windows) / config.batch_size))
     sampler = RandomSampler(

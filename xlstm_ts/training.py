@@ -12,12 +12,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_forecasting.metrics import QuantileLoss
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xlstm_ts.calibration import calibrate
-from xlstm_ts.loaders import tail_loader, training_loader, validation_tails
+from xlstm_ts.loaders import least_history, tail_loader, training_loader, validation_step, validation_tails
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.supervision import supervise
 from xlstm_ts.training_config import TrainingConfig
@@ -26,7 +25,7 @@ from xlstm_ts.windows import SeriesPool, Windows
 GRADIENT_CLIP = 1.0
 WARM_UP = 0.15
 # Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
-TARGETS_A_WINDOW = 1024
+TARGETS_A_WINDOW = 4096
 REHEARSED_HORIZONS = 2
 REHEARSED_ORIGINS = 4  # within a horizon
 
@@ -34,11 +33,11 @@ REHEARSED_ORIGINS = 4  # within a horizon
 class ForecastModule(L.LightningModule):
     """Loss and optimiser around a ``ForecastNetwork``."""
 
-    def __init__(self, network: ForecastNetwork, config: TrainingConfig) -> None:
+    def __init__(self, network: ForecastNetwork, config: TrainingConfig, *, least_history: int) -> None:
         super().__init__()
         self.network = network
         self.training_config = config
-        self.quantile_loss = QuantileLoss(quantiles=list(network.config.quantiles))
+        self.least_history = least_history
         self.origins = max(1, min(config.context_tokens, TARGETS_A_WINDOW // network.config.horizon))
 
     def training_step(self, batch: Windows, batch_index: int) -> Tensor:
@@ -47,7 +46,7 @@ class ForecastModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Windows, batch_index: int) -> None:
-        self.log("val_loss", self._loss(batch, 1), prog_bar=True, batch_size=len(batch.values))
+        self.log("val_loss", self._loss(batch, 1), prog_bar=True, batch_size=len(batch.unit))
 
     def configure_optimizers(self) -> Any:
         config = self.training_config
@@ -63,10 +62,14 @@ class ForecastModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _loss(self, batch: Windows, origins: int) -> Tensor:
-        """Mean quantile loss over the steps ahead of the newest ``origins`` tokens, in units of their scales."""
-        forecast, target, counted = supervise(self.network, batch, origins=origins)
-        loss = self.quantile_loss.loss(forecast.flatten(0, 1), target.flatten(0, 1)).mean(-1)
-        return torch.where(counted.flatten(0, 1), loss, 0.0).sum() / counted.sum().clamp(min=1)
+        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens."""
+        part = supervise(self.network, batch, origins=origins, least_history=self.least_history)
+        parameters, target, head = part.parameters, part.target, self.network.head
+        if self.training_config.loss_unit == "series" and head.rescales:
+            ratio = (part.scale.scale / batch.unit[:, None, None]).float()
+            parameters, target = parameters * ratio.unsqueeze(-1), target * ratio
+        loss = head.loss(parameters, target, part.scale)
+        return torch.where(part.counted, loss, 0.0).sum() / part.counted.sum().clamp(min=1)
 
 
 def train(
@@ -93,15 +96,21 @@ def train(
         The last train_loss and, with held-out tails, the best val_loss.
     """
     sizes = network.config
-    fit = partial(fit_network, config=config, progress_bar=progress_bar, trainer_params=trainer_params or {})
-    hold_out = partial(
-        validation_tails, pool.stops - pool.starts, horizon=sizes.horizon, season_length=sizes.season_lengths[0]
+    set_prior(network, pool)
+    least = least_history(pool, sizes)
+    if not (pool.lengths > least).any():
+        network.eval()
+        return {}
+    fit = partial(
+        fit_network, config=config, least=least, progress_bar=progress_bar, trainer_params=trainer_params or {}
     )
+    hold_out = partial(validation_tails, pool.lengths, horizon=sizes.horizon, season_length=sizes.season_lengths[0])
     tails = hold_out(config.val_size)
     if tails.any():
-        held_out = tail_loader(pool, tails, sizes, config, step=sizes.horizon)
+        step = validation_step(int(tails.max()), sizes.horizon)
+        held_out = tail_loader(pool, tails, sizes, config, step=step)
         losses = fit(network, pool.without_tails(tails), held_out=held_out)
-        calibrate(network, held_out)
+        calibrate(network, held_out, least_history=least)
         return losses
     rehearsal = copy.deepcopy(network)
     losses = fit(network, pool)
@@ -109,9 +118,23 @@ def train(
     if config.val_size is None and tails.any():
         fit(rehearsal, pool.without_tails(tails))
         step = max(1, sizes.horizon // REHEARSED_ORIGINS)
-        calibrate(rehearsal, tail_loader(pool, tails, sizes, config, step=step))
+        calibrate(rehearsal, tail_loader(pool, tails, sizes, config, step=step), least_history=least)
         network.margins.copy_(rehearsal.margins)
+        network.path_correlation.copy_(rehearsal.path_correlation)
     return losses
+
+
+def set_prior(network: ForecastNetwork, pool: SeriesPool) -> None:
+    """Tell a network what series of this kind are like, for those of which it sees next to nothing: medians over all."""
+    levels, unrests = [], []
+    for start, stop, unit in zip(pool.starts.tolist(), pool.stops.tolist(), pool.units.tolist(), strict=True):
+        values = pool.rows.values[0, start:stop][pool.rows.seen[0, start:stop]]
+        if len(values) > 1:
+            levels.append(float(values.mean()))
+            unrests.append(unit / max(abs(levels[-1]), unit))
+    if levels:
+        network.prior_level.fill_(float(torch.tensor(levels, dtype=torch.float64).median()))
+        network.prior_unrest.fill_(float(torch.tensor(unrests, dtype=torch.float64).median()))
 
 
 def fit_network(
@@ -119,12 +142,13 @@ def fit_network(
     pool: SeriesPool,
     *,
     config: TrainingConfig,
+    least: int,
     held_out: DataLoader[Windows] | None = None,
     progress_bar: bool,
     trainer_params: Mapping[str, Any],
 ) -> dict[str, float]:
     """One run of the trainer; with held-out windows it ends with the weights that forecast them best."""
-    module = ForecastModule(network, config)
+    module = ForecastModule(network, config, least_history=least)
     with TemporaryDirectory() as folder, quiet_lightning():
         callbacks, best = early_stopping(folder, config.patience) if held_out else ([], None)
         options = {
