@@ -62,7 +62,7 @@ def backtest_normalised(
     _, chain = chain.unique(return_inverse=True)
     order = torch.argsort(chain * (int(pool.stops.max()) + 1) + origins, stable=True)
     chains = order.split(torch.bincount(chain).tolist())
-    longest = max(int((origins[members[-1]] - pool.starts[series[members[-1]]])) for members in chains)
+    longest = max(int(origins[members[-1]] - pool.starts[series[members[-1]]]) for members in chains)
     tokens = -(-longest // patch_length)
     at_once = max(1, VALUES_AT_ONCE // (tokens * network.config.reach))
     for start in range(0, len(chains), at_once):

@@ -240,8 +240,15 @@ class xLSTMForecaster(FittedForecaster):
 
         panel, columns = self._panel(None), self._columns()
         history = panel.index_frame(columns).assign(**{columns.y: panel.values})
-        names = {"id_col": columns.id, "ds_col": columns.ds, "y_col": columns.y}
-        return plot_forecast(history, self.predict(level=level), series=series, last=last, **names)
+        return plot_forecast(
+            history,
+            self.predict(level=level),
+            series=series,
+            last=last,
+            id_col=columns.id,
+            ds_col=columns.ds,
+            y_col=columns.y,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write weights, states and settings to a folder: safetensors and JSON."""

@@ -8,7 +8,6 @@ the same function of the same rows.
 Shapes: N series, n new rows, P patch length, R reach, D width of what is decoded.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -109,25 +108,14 @@ def _step_in_turn(
 def read_series(network: ForecastNetwork, pool: SeriesPool, series: Tensor) -> Memory:
     """The memory after all of the given series (B,), ready to go on."""
     memory = empty_memory(network, len(series))
-    for memory, _ in read_through(network, pool, series, memory):
-        pass
-    return memory
-
-
-def read_through(
-    network: ForecastNetwork, pool: SeriesPool, series: Tensor, memory: Memory
-) -> Iterator[tuple[Memory, Encoded]]:
-    """Read the given series part by part: the memory after each part, and what each of its rows forecasts from.
-
-    Series end together: shorter ones begin with rows of which nothing is seen, which leave no trace.
-    """
+    # Series end together: shorter ones begin with rows of which nothing is seen, which leave no trace.
     longest = int(pool.lengths[series].max())
     at_once = max(1, VALUES_AT_ONCE // (len(series) * network.config.reach))
     for start in range(0, longest, at_once):
         size = min(at_once, longest - start)
         rows = pool.windows(series, pool.stops[series] - longest + start + size, before=size).rows
-        memory, encoded = advance(network, memory, rows.move(network.margins.device))
-        yield memory, encoded
+        memory, _ = advance(network, memory, rows.move(network.margins.device))
+    return memory
 
 
 @torch.inference_mode()

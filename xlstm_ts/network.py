@@ -19,6 +19,8 @@ from xlstm_ts.rows import Rows
 from xlstm_ts.scaling import Prior, Scale
 from xlstm_ts.tokens import Tokens, feature_count, patch_features, starts_afresh, tokenise
 
+NO_COVARIATES = CovariateSizes()
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -49,9 +51,9 @@ class NetworkConfig:
     linear_lookback: int = 0
     dropout: float = 0.0
     head: str = "quantile"
-    static: CovariateSizes = CovariateSizes()
-    known: CovariateSizes = CovariateSizes()
-    past: CovariateSizes = CovariateSizes()
+    static: CovariateSizes = NO_COVARIATES
+    known: CovariateSizes = NO_COVARIATES
+    past: CovariateSizes = NO_COVARIATES
 
     @property
     def seasonal_lags(self) -> tuple[tuple[int, int], ...]:
@@ -179,7 +181,7 @@ class ForecastNetwork(nn.Module):
         return seen._replace(hidden=torch.cat([hidden, seen.hidden], -1)), state
 
     def decode(self, encoded: Encoded, ahead: Tensor) -> Tensor:
-        """Parameters of the head's distributions (B, S, H, n), from known covariates (B, S, H, E) of the steps ahead."""
+        """Parameters of the head (B, S, H, n), from known covariates (B, S, H, E) of the steps ahead."""
         hidden, tokens, behind = encoded
         covariates = torch.cat([ahead, self.candidates.contrast(behind, ahead)], -1)
         base, raw = self.decoder(hidden, tokens.history, *self.candidates(tokens), covariates)

@@ -174,9 +174,7 @@ def carry_forward(network: ForecastNetwork, memory: Memory, ahead: Rows) -> Rows
 
     return ahead._replace(
         numeric=carried(ahead.numeric, memory.buffer.numeric, [kind.numeric for kind in kinds]),
-        categories=carried(
-            ahead.categories, memory.buffer.categories, [len(kind.cardinalities) for kind in kinds]
-        ),
+        categories=carried(ahead.categories, memory.buffer.categories, [len(kind.cardinalities) for kind in kinds]),
     )
 
 
@@ -201,4 +199,3 @@ def _join_future(frame: pd.DataFrame, future: Any, encoder: CovariateEncoder) ->
             "every step ahead needs its known covariates"
         )
     return joined
-

@@ -14,7 +14,7 @@ class Rows(NamedTuple):
     """Values and covariates of consecutive steps, oldest first.
 
     Attributes:
-        values: (B, L) float64, arbitrary where not seen.
+        values: (B, L) float64, not read where not seen.
         seen: (B, L) bool, false where a value is missing, and outside the series.
         numeric: (B, L, C) float32 covariates, standardised.
         categories: (B, L, K) int64 codes of categories, 0 for an unknown one.

@@ -84,12 +84,12 @@ def load_forecaster(
     network.load_state_dict(_part(tensors, "network."))
     columns = Columns(**{name: _tuples(value) for name, value in settings["columns"].items()})
     moments = {name: (mean, deviation) for name, (mean, deviation) in settings["moments"].items()}
-    codes = {name: {category: code for category, code in pairs} for name, pairs in settings["codes"].items()}
+    codes = {name: dict(pairs) for name, pairs in settings["codes"].items()}
     encoder = CovariateEncoder(columns, moments, codes)
     ids = np.array(settings["ids"], dtype=None if _all_integers(settings["ids"]) else object)
     last_ds = _times_from_json(settings["last_ds"])
     remembered = PanelMemory(ids, last_ds, settings["frequency"], _memory(network, _part(tensors, "memory.")))
-    return settings["parameters"], network, encoder, remembered, settings["losses"]
+    return _with_tuples(settings["parameters"]), network, encoder, remembered, settings["losses"]
 
 
 def _tensors(network: ForecastNetwork, memory: Memory) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -16,6 +17,7 @@ from xlstm_ts.memory import advance
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.outputs import forecast_columns
 from xlstm_ts.panel_memory import PanelMemory, rows_ahead
+from xlstm_ts.rows import Rows
 from xlstm_ts.windows import SeriesPool
 
 
@@ -75,18 +77,20 @@ class Stream:
         """Go back to what ``snapshot`` returned."""
         self._remembered = snapshot
 
-    def _row(self, value: float, covariates: dict[str, Any]) -> Any:
-        columns = self._encoder.columns
+    def _row(self, value: float, covariates: dict[str, Any]) -> Rows:
+        columns, values = self._encoder.columns, np.array([value])
         needed = (*columns.known, *columns.past)
         missing = [name for name in needed if name not in covariates]
         if missing:
             raise ValueError(f"covariate {missing[0]!r} is missing: pass covariates={{{missing[0]!r}: ...}}")
         if not columns.covariates:
-            pool = SeriesPool.from_lengths([value], [1])
+            pool = SeriesPool.from_lengths(values, np.ones(1, dtype=int))
             return pool.rows.move(self._network.margins.device)
         frame = pd.DataFrame({name: [covariates[name]] for name in needed}, index=[0])
         numeric, categories = self._encoder.transform(frame, absent=columns.static)
-        rows = SeriesPool.from_lengths([value], [1], numeric, categories).rows.move(self._network.margins.device)
+        rows = SeriesPool.from_lengths(values, np.ones(1, dtype=int), numeric, categories).rows.move(
+            self._network.margins.device
+        )
         buffer, sizes = self._remembered.memory.buffer, self._network.config.static
         numbers, codes = sizes.numeric, len(sizes.cardinalities)
         return rows._replace(

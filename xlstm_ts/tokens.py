@@ -29,9 +29,7 @@ class Tokens(NamedTuple):
         return Tokens(self.history[:, -count:], self.seen[:, -count:], self.scale.last(count))
 
 
-def tokenise(
-    values: Tensor, seen: Tensor, *, reach: int, stride: int, span: int, prior: Prior | None = None
-) -> Tokens:
+def tokenise(values: Tensor, seen: Tensor, *, reach: int, stride: int, span: int, prior: Prior | None = None) -> Tokens:
     """Cut windows into tokens, one for every ``stride`` values, the last one ending with the window.
 
     Args:

@@ -125,7 +125,7 @@ def train(
 
 
 def set_prior(network: ForecastNetwork, pool: SeriesPool) -> None:
-    """Tell a network what series of this kind are like, for those of which it sees next to nothing: medians over all."""
+    """Tell a network what its series are like, for those of which it sees next to nothing: medians over all."""
     levels, unrests = [], []
     for start, stop, unit in zip(pool.starts.tolist(), pool.stops.tolist(), pool.units.tolist(), strict=True):
         values = pool.rows.values[0, start:stop][pool.rows.seen[0, start:stop]]

@@ -84,9 +84,9 @@ class SeriesPool:
         inside = (positions >= self.starts[series, None]) & (positions < self.stops[series, None])
         at = positions.clamp(0, self.rows.values.shape[1] - 1)
         values, seen, numeric, categories = (field[0][at] for field in self.rows)
-        outside = ~inside.unsqueeze(-1)
+        seen, outside = seen & inside, ~inside.unsqueeze(-1)
         rows = Rows(
-            values, seen & inside, numeric.masked_fill(outside, 0.0), categories.masked_fill(outside, 0)
+            values.masked_fill(~seen, 0.0), seen, numeric.masked_fill(outside, 0.0), categories.masked_fill(outside, 0)
         )
         return Windows(rows, self.units[series])
 

@@ -54,7 +54,7 @@ class Losses(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.losses.append(float(trainer.callback_metrics["val_loss"]))
-        self.weights.append(module.network.embed.weight.detach().clone())
+        self.weights.append(module.network.embedding.weight.detach().clone())
 
 
 class Spoiler(Callback):
@@ -62,7 +62,7 @@ class Spoiler(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if trainer.current_epoch >= 2:
-            module.network.head.output.bias.data += 10
+            module.network.decoder.output.bias.data += 10
 
 
 def test_training_learns_what_no_candidate_continues(network: ForecastNetwork) -> None:
@@ -84,7 +84,7 @@ def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPoo
     best = int(np.argmin(seen.losses))
     assert best < 2
     assert losses["val_loss"] == pytest.approx(seen.losses[best])
-    assert torch.equal(network.embed.weight, seen.weights[best])
+    assert torch.equal(network.embedding.weight, seen.weights[best])
 
 
 def test_training_stops_when_validation_no_longer_improves(network: ForecastNetwork, pool: SeriesPool) -> None:
@@ -105,14 +105,14 @@ def test_without_a_tail_nothing_validates(network: ForecastNetwork, pool: Series
 def test_a_pool_too_short_to_spare_a_tail_rehearses_its_margins_alone(
     network: ForecastNetwork, pool: SeriesPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "calibrate", lambda rehearsal, windows: rehearsal.margins.fill_(0.5))
+    monkeypatch.setattr(training, "calibrate", lambda rehearsal, windows, **_: rehearsal.margins.fill_(0.5))
     other = copy.deepcopy(network)
 
     losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": None}))
     without = train(other, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
 
     assert losses == without
-    assert torch.equal(network.embed.weight, other.embed.weight)
+    assert torch.equal(network.embedding.weight, other.embedding.weight)
     assert (network.margins == 0.5).all()
     assert not other.margins.any()
 
