@@ -144,41 +144,33 @@ class NegativeBinomialHead:
 
 
 class PointHead:
-    """One value, trained on any point metric of pytorch-forecasting; calibration alone gives it intervals."""
+    """One value, trained on the squared error; calibration alone gives it intervals."""
 
     num_outputs = 1
     rescales = True
-
-    def __init__(self, metric: MultiHorizonMetric | None = None) -> None:
-        self.metric = metric
 
     def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
         return base + raw
 
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
-        if self.metric is None:
-            return (parameters[..., 0] - target).square()
-        return stepwise(self.metric, parameters, target)
+        return (parameters[..., 0] - target).square()
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         return parameters.expand(*parameters.shape[:-1], len(probabilities))
 
 
-def make_head(name: str, probabilities: Sequence[float], metric: MultiHorizonMetric | None = None) -> Head:
-    """The head of the given name; ``metric`` is the point head's."""
-    if name == "quantile":
-        return QuantileHead(probabilities)
-    if name == "point":
-        return PointHead(metric)
-    kinds: dict[str, type[Head]] = {
-        "normal": NormalHead,
-        "student_t": StudentTHead,
-        "negative_binomial": NegativeBinomialHead,
-    }
-    return kinds[name]()
+PARAMETRIC: dict[str, type[Head]] = {
+    "normal": NormalHead,
+    "student_t": StudentTHead,
+    "negative_binomial": NegativeBinomialHead,
+    "point": PointHead,
+}
+HEADS = ("quantile", *PARAMETRIC)
 
 
-HEADS = ("quantile", "normal", "student_t", "negative_binomial", "point")
+def make_head(name: str, probabilities: Sequence[float]) -> Head:
+    """The head of the given name; ``probabilities`` are those of the quantile head."""
+    return QuantileHead(probabilities) if name == "quantile" else PARAMETRIC[name]()
 
 
 def stepwise(metric: MultiHorizonMetric, parameters: Tensor, target: Tensor) -> Tensor:
