@@ -153,10 +153,8 @@ def main() -> None:
 
 def print_cell(cell: Cell) -> None:
     name = f"{cell.dataset} {cell.horizon}"
-    print(
-        f"{cell.variant} {name:<12} validation {cell.validation:.4f}  MSE {cell.mse:.4f}  MAE {cell.mae:.4f}  {cell.seconds:.0f} s",
-        flush=True,
-    )
+    errors = f"validation {cell.validation:.4f}  MSE {cell.mse:.4f}  MAE {cell.mae:.4f}"
+    print(f"{cell.variant} {name:<12} {errors}  {cell.seconds:.0f} s", flush=True)
 
 
 def print_table(variant: str, cells: list[Cell]) -> None:

@@ -60,6 +60,8 @@ class FittedForecaster(ForecasterParameters):
             network = ForecastNetwork(self._network_config(season_lengths, encoder))
             losses = self._train(network, panel, encoder, seed)
         self._set_fitted(network, encoder, losses, panel)
+        columns = self._columns()
+        self.feature_names_in_ = np.array([columns.id, columns.ds, columns.y, *columns.covariates], dtype=object)
         return self
 
     def partial_fit(self, df: Any, y: None = None) -> Self:

@@ -29,6 +29,8 @@ def to_long(data: Any, columns: Columns) -> pd.DataFrame:
         return _melt(data.set_index(columns.ds) if columns.ds in data.columns else data, columns)
     if isinstance(data, np.ndarray | list | tuple):
         return _from_arrays(data, columns)
+    if hasattr(data, "toarray"):
+        raise TypeError("sparse data is not supported: pass data.toarray(), one series a row")
     raise TypeError(f"expected a pandas DataFrame or Series, or an array (N, T), got {type(data).__name__}")
 
 
@@ -61,6 +63,8 @@ def _from_arrays(data: Any, columns: Columns) -> pd.DataFrame:
             raise ValueError("a list of series must hold arrays (T,)")
     parts = []
     for number, row in enumerate(rows):
+        if np.iscomplexobj(row):
+            raise ValueError(f"Complex data not supported: series {number} is {row.dtype}")
         try:
             values = row.astype(np.float64)
         except (TypeError, ValueError) as error:
