@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -82,7 +83,14 @@ class FittedForecaster(ForecasterParameters):
 
         config = self._training_config(network.config.patch_length, seed)
         pool = to_pool(panel, encoder)
-        return train(network, pool, config, progress_bar=self.progress_bar, trainer_params=self.trainer_params)
+        return train(
+            network,
+            pool,
+            config,
+            progress_bar=self.progress_bar,
+            trainer_params=self.trainer_params,
+            folder=None if self.checkpoint_folder is None else Path(self.checkpoint_folder),
+        )
 
     def _set_fitted(
         self, network: ForecastNetwork, encoder: CovariateEncoder, losses: dict[str, float], panel: Panel | None

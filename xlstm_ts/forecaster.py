@@ -60,6 +60,8 @@ class xLSTMForecaster(FittedForecaster):
         random_state: int, RandomState or None, as in scikit-learn; an int makes the fit reproducible.
         progress_bar: show Lightning's progress bar.
         trainer_params: more arguments for ``lightning.Trainer``, such as ``{"accelerator": "gpu"}``.
+        checkpoint_folder: where every epoch leaves a checkpoint: a fit that was interrupted goes on from there when it
+            is called again, and a complete one leaves nothing. None keeps no checkpoints.
         freq: step of integer times, or pandas frequency; None infers it.
         fill_gaps: insert the rows that a series lacks, with missing values, instead of raising.
         static: names of covariates that never change within a series.
@@ -253,7 +255,11 @@ class xLSTMForecaster(FittedForecaster):
     def save(self, folder: str | Path) -> None:
         """Write weights, states and settings to a folder: safetensors and JSON."""
         check_is_fitted(self, "network_")
-        parameters = {name: value for name, value in self.get_params().items() if name != "trainer_params"}
+        parameters = {
+            name: value
+            for name, value in self.get_params().items()
+            if name not in ("trainer_params", "checkpoint_folder")
+        }
         save_forecaster(
             folder,
             parameters=parameters,

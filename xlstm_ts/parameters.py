@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class ForecasterParameters(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         progress_bar: bool = False,
         trainer_params: Mapping[str, Any] | None = None,
+        checkpoint_folder: str | Path | None = None,
         freq: int | str | None = None,
         fill_gaps: bool = False,
         static: Sequence[str] = (),
@@ -76,6 +78,7 @@ class ForecasterParameters(BaseEstimator):
         self.random_state = random_state
         self.progress_bar = progress_bar
         self.trainer_params = trainer_params
+        self.checkpoint_folder = checkpoint_folder
         self.freq = freq
         self.fill_gaps = fill_gaps
         self.static = static

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xlstm_ts.calibration import calibrate
-from xlstm_ts.loaders import least_history, tail_loader, training_loader, validation_step, validation_tails
+from xlstm_ts.loaders import (
+    derived_seed,
+    least_history,
+    tail_loader,
+    training_loader,
+    validation_step,
+    validation_tails,
+)
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.supervision import supervise
 from xlstm_ts.training_config import TrainingConfig
@@ -27,6 +35,7 @@ WARM_UP = 0.15
 # Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
 TARGETS_A_WINDOW = 4096
 REHEARSED_HORIZONS = 2
+SCORE = "xlstm_ts.val_loss"
 REHEARSED_ORIGINS = 4  # within a horizon
 
 
@@ -61,6 +70,13 @@ class ForecastModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Windows, batch_index: int) -> None:
+        # A training that is taken up again drops the same units as one that was not interrupted.
+        torch.manual_seed(derived_seed(self.training_config.seed, self.global_step, self.global_rank))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[SCORE] = float(self.trainer.callback_metrics.get("val_loss", torch.nan))
+
     def _loss(self, batch: Windows, origins: int) -> Tensor:
         """Mean loss of the head over the steps ahead of the newest ``origins`` tokens."""
         part = supervise(self.network, batch, origins=origins, least_history=self.least_history)
@@ -79,6 +95,7 @@ def train(
     *,
     progress_bar: bool = False,
     trainer_params: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> dict[str, float]:
     """Fit a network in place; it ends on the CPU, in evaluation mode.
 
@@ -91,6 +108,7 @@ def train(
         config: how.
         progress_bar: show Lightning's.
         trainer_params: more arguments for ``lightning.Trainer``, such as accelerator, devices or logger.
+        folder: where each epoch leaves a checkpoint, to go on from after an interruption; None is nowhere.
 
     Returns:
         The last train_loss and, with held-out tails, the best val_loss.
@@ -109,11 +127,11 @@ def train(
     if tails.any():
         step = validation_step(int(tails.max()), sizes.horizon)
         held_out = tail_loader(pool, tails, sizes, config, step=step)
-        losses = fit(network, pool.without_tails(tails), held_out=held_out)
+        losses = fit(network, pool.without_tails(tails), held_out=held_out, folder=folder)
         calibrate(network, held_out, least_history=least)
         return losses
     rehearsal = copy.deepcopy(network)
-    losses = fit(network, pool)
+    losses = fit(network, pool, folder=folder)
     tails = hold_out(REHEARSED_HORIZONS * sizes.horizon)
     if config.val_size is None and tails.any():
         fit(rehearsal, pool.without_tails(tails))
@@ -146,49 +164,67 @@ def fit_network(
     held_out: DataLoader[Windows] | None = None,
     progress_bar: bool,
     trainer_params: Mapping[str, Any],
+    folder: Path | None = None,
 ) -> dict[str, float]:
     """One run of the trainer; with held-out windows it ends with the weights that forecast them best."""
     module = ForecastModule(network, config, least_history=least)
-    with TemporaryDirectory() as folder, quiet_lightning():
-        callbacks, best = early_stopping(folder, config.patience) if held_out else ([], None)
+    with checkpoint_folder(folder) as kept, quiet_lightning():
+        best = ModelCheckpoint(kept, "best", monitor="val_loss", enable_version_counter=False) if held_out else None
         options = {
             "accelerator": "auto" if torch.cuda.is_available() else "cpu",  # Apple's GPU lacks the float64 of scaling
             "devices": 1,
             "logger": False,
-            "enable_checkpointing": best is not None,
+            "enable_checkpointing": bool(best or folder),
             "enable_model_summary": False,
             **trainer_params,
         }
-        extra = options.pop("callbacks", [])
+        callbacks: list[Callback] = options.pop("callbacks", [])
+        if best:
+            callbacks = [EarlyStopping("val_loss", patience=config.patience), best, *callbacks]
+        if folder:
+            callbacks = [*callbacks, ModelCheckpoint(kept, "last", enable_version_counter=False)]
         trainer = L.Trainer(
             max_epochs=config.max_epochs,
             gradient_clip_val=GRADIENT_CLIP,
-            default_root_dir=folder,
+            default_root_dir=kept,
             enable_progress_bar=progress_bar,
             num_sanity_val_steps=0,
-            callbacks=[*callbacks, *extra],
+            use_distributed_sampler=False,  # each process draws windows of its own
+            callbacks=callbacks,
             **options,
         )
-        trainer.fit(module, training_loader(pool, network.config, config), held_out)
+        interrupted = kept / "last.ckpt"
+        trainer.fit(
+            module,
+            training_loader(pool, network.config, config),
+            held_out,
+            ckpt_path=interrupted if interrupted.exists() else None,
+        )
         losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if best is not None:
-            losses["val_loss"] = restore_best(module, best)
+        if best:
+            losses["val_loss"] = restore_best(module, kept / "best.ckpt")
     network.cpu().eval()
     return losses
 
 
-def early_stopping(folder: str, patience: int) -> tuple[list[Callback], ModelCheckpoint]:
-    """Callbacks that stop training when validation no longer improves and keep the best weights in ``folder``."""
-    best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
-    return [EarlyStopping("val_loss", patience=patience), best], best
+@contextmanager
+def checkpoint_folder(folder: Path | None) -> Iterator[Path]:
+    """Where checkpoints go: the given folder, emptied of them once training is complete, or a temporary one."""
+    if folder is None:
+        with TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    for name in ("best.ckpt", "last.ckpt"):
+        (folder / name).unlink(missing_ok=True)
 
 
-def restore_best(module: nn.Module, best: ModelCheckpoint) -> float:
-    """Load the weights that ``best`` kept, and return their validation loss."""
-    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+def restore_best(module: nn.Module, best: Path) -> float:
+    """Load the weights of a checkpoint, and return their validation loss."""
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
-    assert best.best_model_score is not None, "training ended without a validation"
-    return float(best.best_model_score)
+    return float(checkpoint[SCORE])
 
 
 @contextmanager
