@@ -143,14 +143,14 @@ class xLSTMForecaster(FittedForecaster):
         self.memory_ = go_on(self.network_, self._memory(), panel, self.encoder_)
         return self
 
-    def stream(self, series: Any) -> Stream:
-        """One remembered series, to push single rows to."""
+    def stream(self, series: Any, *, adapt: float = 0.0) -> Stream:
+        """One remembered series, to push single rows to; ``adapt`` lets its intervals follow their misses."""
         check_is_fitted(self, "network_")
         remembered = self._memory()
         at = remembered.position(series)
         one = remembered.memory.series(torch.tensor([at], device=self.network_.margins.device))
         single = PanelMemory(remembered.ids[[at]], [remembered.last_ds[at]], remembered.frequency, one)
-        return Stream(self.network_, single, self.encoder_)
+        return Stream(self.network_, single, self.encoder_, adapt=adapt)
 
     def backtest(
         self,

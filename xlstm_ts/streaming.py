@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from xlstm_ts.adaptation import Adaptation, issue, no_adaptation, observe, widen
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.forecasting import forecast_quantiles
 from xlstm_ts.frequency import future_axis
-from xlstm_ts.memory import advance
+from xlstm_ts.memory import advance, newest
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.outputs import forecast_columns
 from xlstm_ts.panel_memory import PanelMemory, rows_ahead
@@ -21,10 +22,22 @@ from xlstm_ts.rows import Rows
 from xlstm_ts.windows import SeriesPool
 
 
+class Snapshot(NamedTuple):
+    """All that a stream remembers, as a value."""
+
+    remembered: PanelMemory
+    adaptation: Adaptation
+
+
 class Stream:
     """A single series that goes on row by row; it forecasts as if its whole history were read again.
 
     Made by ``xLSTMForecaster.stream``; what it reads does not reach the forecaster.
+
+    Args:
+        network, remembered, encoder: of the forecaster, and of this series alone.
+        adapt: how fast intervals follow the misses of the forecasts that were asked for, as a share of the series'
+            scale a miss; 0 leaves them as they were calibrated.
 
     >>> stream = forecaster.stream("AirPassengers")
     >>> before = stream.snapshot()
@@ -33,9 +46,14 @@ class Stream:
     >>> stream.restore(before)                # as if nothing had been pushed
     """
 
-    def __init__(self, network: ForecastNetwork, remembered: PanelMemory, encoder: CovariateEncoder) -> None:
-        self._network, self._encoder = network, encoder
+    def __init__(
+        self, network: ForecastNetwork, remembered: PanelMemory, encoder: CovariateEncoder, *, adapt: float = 0.0
+    ) -> None:
+        if not adapt >= 0:
+            raise ValueError(f"adapt must be >= 0, got {adapt}")
+        self._network, self._encoder, self._rate = network, encoder, adapt
         self._remembered = remembered
+        self._adaptation = no_adaptation(network.config.horizon)
 
     @property
     def last_ds(self) -> Any:
@@ -59,6 +77,7 @@ class Stream:
         memory, _ = advance(self._network, self._remembered.memory, rows)
         now = future_axis(self.last_ds, 1, self._remembered.frequency)[0]
         self._remembered = replace(self._remembered, last_ds=[now], memory=memory)
+        self._adaptation = observe(self._adaptation, value, self._rate)
 
     def forecast(
         self, horizon: int | None = None, *, level: Sequence[float] = (80,), future: pd.DataFrame | None = None
@@ -66,16 +85,20 @@ class Stream:
         """The next values, as ``xLSTMForecaster.predict`` returns them."""
         steps = self._network.config.horizon if horizon is None else horizon
         frame, ahead = rows_ahead(self._network, self._remembered, steps, self._encoder, future)
-        quantiles = forecast_quantiles(self._network, self._remembered.memory, ahead).cpu().numpy()
+        quantiles = forecast_quantiles(self._network, self._remembered.memory, ahead).cpu().numpy()[0]
+        if self._rate:
+            unit = float(newest(self._network, self._remembered.memory).tokens.scale.scale)
+            quantiles = widen(self._adaptation, quantiles, unit)
+            self._adaptation = issue(self._adaptation, quantiles, unit)
         return frame.assign(**forecast_columns(quantiles, level))
 
-    def snapshot(self) -> PanelMemory:
+    def snapshot(self) -> Snapshot:
         """All that the stream remembers, as a value."""
-        return self._remembered
+        return Snapshot(self._remembered, self._adaptation)
 
-    def restore(self, snapshot: PanelMemory) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Go back to what ``snapshot`` returned."""
-        self._remembered = snapshot
+        self._remembered, self._adaptation = snapshot
 
     def _row(self, value: float, covariates: dict[str, Any]) -> Rows:
         columns, values = self._encoder.columns, np.array([value])

@@ -26,7 +26,7 @@ def test_five_thousand_updates_equal_reading_the_whole_history_again() -> None:
     values = hourly_load(5300)
     forecaster = xLSTMForecaster(**{**TINY, "season_length": 24, "embedding_dim": 16}).fit(values[:300])
     network, stream = forecaster.network_, forecaster.stream(0)
-    memory = stream.snapshot().memory
+    memory = stream.snapshot().remembered.memory
 
     for step in range(300, 5300):
         memory, _ = advance(network, memory, SeriesPool.from_lengths(values[[step]], np.ones(1, int)).rows)
