@@ -15,6 +15,7 @@ from xlstm_ts.backtesting import tail_window_origins
 from xlstm_ts.conformal import calibrate_at
 from xlstm_ts.fitting import FittedForecaster
 from xlstm_ts.forecasting import forecast_quantiles, sample_paths
+from xlstm_ts.insight import attribution, half_lives
 from xlstm_ts.outputs import MODEL, forecast_columns
 from xlstm_ts.panel_memory import PanelMemory, go_on, to_pool
 from xlstm_ts.parameters import check_count
@@ -235,6 +236,20 @@ class xLSTMForecaster(FittedForecaster):
         rows = np.split(history.values, history.stops[:-1])
         units = {name: naive_unit(values, season) for name, values in zip(history.ids, rows, strict=True)}
         return scaled_score(forecast.drop(columns=columns.y, errors="ignore"), actual, pd.Series(units), columns)
+
+    def half_lives(self, df: Any = None, *, series: Any = None) -> np.ndarray:
+        """Rows after which half of what each unit remembers is forgotten, on average over a series: (blocks, units)."""
+        panel = self._panel(df)
+        return half_lives(self.network_, to_pool(panel, self.encoder_), panel.position(series)).numpy(force=True)
+
+    def attribution(self, df: Any = None, *, series: Any = None, step: int = 1) -> pd.Series:
+        """By how much the forecast ``step`` steps ahead moves when a past value moves by one, by its time."""
+        check_count("step", step, least=1)
+        panel = self._panel(df)
+        at = panel.position(series)
+        moved = attribution(self.network_, to_pool(panel, self.encoder_), at, step=step).numpy()
+        name = f"{panel.ids[at]}, {step} steps ahead"
+        return pd.Series(moved, panel.times[panel.stops[at] - panel.lengths[at] : panel.stops[at]], name=name)
 
     def plot(self, series: Any = None, *, level: Sequence[float] = (50, 80, 95), last: int | None = None) -> Any:
         """Fan chart of one series of ``fit`` and its forecast; see ``xlstm_ts.plotting.plot_forecast``."""

@@ -75,6 +75,13 @@ class Panel:
         """(N,) one past the last row of each series."""
         return np.cumsum(self.lengths)
 
+    def position(self, name: Any) -> int:
+        """Where a series stands, the first one's place for None; raises ValueError for one that is not there."""
+        found = np.flatnonzero(self.ids == name)
+        if name is not None and not len(found):
+            raise ValueError(f"no series {shown(name)}: there are {[*map(shown, self.ids[:5])]}, ...")
+        return 0 if name is None else int(found[0])
+
     def require_length(self, least: int, purpose: str) -> None:
         """Raise ValueError naming the first series with fewer than ``least`` values."""
         short = np.flatnonzero(self.lengths < least)
