@@ -18,7 +18,9 @@ from xlstm_ts.rows import Rows, join_steps, unseen_rows
 
 # Paths whose forecasts are mixed beyond the trained horizon: twice as many move medians by a hundredth of a scale.
 MIXED_PATHS = 64
-SERIES_AT_ONCE = 256
+# Series or paths that are forecast at once: bounds the room that their memories and outputs take.
+ROWS_AT_ONCE = 2048
+SERIES_AT_ONCE = 256  # that are read at once
 
 Draw = Callable[[Tensor, int], Tensor]  # quantiles (N, H, Q) of the steps from the given one on -> values (N, H)
 
@@ -33,13 +35,20 @@ def forecast_quantiles(network: ForecastNetwork, memory: Memory, ahead: Rows, *,
         ahead: covariates of the h next steps.
         seed: of the paths beyond the trained horizon; they do not depend on the other series.
     """
-    count, steps = ahead.values.shape
-    if steps <= network.config.horizon:
-        return block_quantiles(network, memory, ahead)
-    scores = correlated_scores(network, (MIXED_PATHS, steps), seed)
-    every = torch.arange(count, device=network.margins.device).repeat_interleave(MIXED_PATHS)
-    blocks = roll(network, memory.series(every), ahead.series(every), draw_at(network, scores.repeat(count, 1)))
-    return torch.cat([_mixed(network, quantiles, count) for quantiles, _ in blocks], 1)
+    steps = ahead.values.shape[1]
+    far = steps > network.config.horizon
+    scores = correlated_scores(network, (MIXED_PATHS, steps), seed) if far else None
+    parts = []
+    for index in _groups(memory, ROWS_AT_ONCE // MIXED_PATHS if far else ROWS_AT_ONCE):
+        part, rows = memory.series(index), ahead.series(index)
+        if scores is None:
+            parts.append(block_quantiles(network, part, rows))
+        else:
+            every = torch.arange(len(index), device=index.device).repeat_interleave(MIXED_PATHS)
+            draw = draw_at(network, scores.repeat(len(index), 1))
+            blocks = roll(network, part.series(every), rows.series(every), draw)
+            parts.append(torch.cat([_mixed(network, quantiles, len(index)) for quantiles, _ in blocks], 1))
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
@@ -49,10 +58,19 @@ def sample_paths(network: ForecastNetwork, memory: Memory, ahead: Rows, *, num_p
     The steps of a path hang together as much as the errors of held-out forecasts did.
     """
     count, steps = ahead.values.shape
-    scores = correlated_scores(network, (count * num_paths, steps), seed)
-    every = torch.arange(count, device=network.margins.device).repeat_interleave(num_paths)
-    blocks = roll(network, memory.series(every), ahead.series(every), draw_at(network, scores))
-    return torch.cat([values for _, values in blocks], 1).unflatten(0, (count, num_paths))
+    scores = correlated_scores(network, (count * num_paths, steps), seed).unflatten(0, (count, num_paths))
+    parts = []
+    for index in _groups(memory, max(1, ROWS_AT_ONCE // num_paths)):
+        every = index.repeat_interleave(num_paths)
+        draw = draw_at(network, scores[index].flatten(0, 1))
+        blocks = roll(network, memory.series(every), ahead.series(every), draw)
+        parts.append(torch.cat([values for _, values in blocks], 1).unflatten(0, (len(index), num_paths)))
+    return torch.cat(parts)
+
+
+def _groups(memory: Memory, size: int) -> tuple[Tensor, ...]:
+    """Indices of the series, so many at a time."""
+    return torch.arange(len(memory.hidden), device=memory.hidden.device).split(size)
 
 
 def block_quantiles(network: ForecastNetwork, memory: Memory, ahead: Rows) -> Tensor:
