@@ -15,9 +15,10 @@ from xlstm_ts.backtesting import tail_window_origins
 from xlstm_ts.conformal import calibrate_at
 from xlstm_ts.fitting import FittedForecaster
 from xlstm_ts.forecasting import forecast_quantiles, sample_paths
+from xlstm_ts.inputs import to_long
 from xlstm_ts.insight import attribution, half_lives
 from xlstm_ts.outputs import MODEL, forecast_columns
-from xlstm_ts.panel_memory import PanelMemory, go_on, to_pool
+from xlstm_ts.panel_memory import PanelMemory, bridge_gaps, go_on, to_pool
 from xlstm_ts.parameters import check_count
 from xlstm_ts.saving import load_forecaster, save_forecaster
 from xlstm_ts.scoring import naive_unit, scaled_score
@@ -137,11 +138,15 @@ class xLSTMForecaster(FittedForecaster):
         Forecasts afterwards are those from the whole history. Series that are new begin here. No weight changes.
 
         Raises:
-            ValueError: the rows of a series do not begin right after its last one.
+            ValueError: the rows of a series do not begin right after its last one, and ``fill_gaps`` is not set.
         """
         check_is_fitted(self, "network_")
+        remembered = self._memory()
+        if self.fill_gaps:
+            columns = self._columns()
+            new_rows = bridge_gaps(remembered, to_long(new_rows, columns), columns)
         panel = self._read(new_rows, frequency=self._frequency())
-        self.memory_ = go_on(self.network_, self._memory(), panel, self.encoder_)
+        self.memory_ = go_on(self.network_, remembered, panel, self.encoder_)
         return self
 
     def stream(self, series: Any, *, adapt: float = 0.0) -> Stream:

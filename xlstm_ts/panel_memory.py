@@ -16,7 +16,7 @@ from torch import Tensor
 from xlstm_kernels import concat_states
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.forecasting import SERIES_AT_ONCE
-from xlstm_ts.frames import Panel, future_frame, shown
+from xlstm_ts.frames import Columns, Panel, future_frame, shown
 from xlstm_ts.frequency import Frequency, future_axis
 from xlstm_ts.memory import Memory, advance, read_series, read_to_forecast
 from xlstm_ts.network import ForecastNetwork
@@ -104,6 +104,19 @@ def go_on(network: ForecastNetwork, before: PanelMemory, panel: Panel, encoder: 
     memory = concat_memories([memory, read_series(network, pool, torch.as_tensor(fresh))])
     ids = np.concatenate([before.ids, panel.ids[fresh]])
     return PanelMemory(ids, [*last_ds, *(panel.last_ds[n] for n in fresh)], before.frequency, memory)
+
+
+def bridge_gaps(before: PanelMemory, rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """Rows of which each known series begins right after its last one: where it does not, with a missing value."""
+    bridges = []
+    for name, own in rows.groupby(columns.id, sort=False):
+        found = np.flatnonzero(before.ids == name)
+        if len(found):
+            expected = future_axis(before.last_ds[found[0]], 1, before.frequency)[0]
+            if own[columns.ds].min() > expected:
+                first = own.sort_values(columns.ds).head(1)
+                bridges.append(first.assign(**{columns.ds: expected, columns.y: np.nan}))
+    return pd.concat([*bridges, rows], ignore_index=True)
 
 
 def _check_follows(name: Any, last: Any, first: Any, frequency: Frequency) -> None:

@@ -65,6 +65,15 @@ def test_an_update_that_leaves_a_gap_is_refused(forecaster: xLSTMForecaster) -> 
         forecaster.update(pd.DataFrame({"unique_id": "long", "ds": [62], "y": [1.0]}))
 
 
+def test_an_update_after_an_outage_counts_what_is_lacking_as_missing(forecaster: xLSTMForecaster) -> None:
+    old, new = split(WHOLE)
+    later = new[new.groupby("unique_id").cumcount() >= 2]
+
+    updated = forecaster.set_params(fill_gaps=True).update(later).predict()
+
+    pd.testing.assert_frame_equal(updated, forecaster.predict(pd.concat([old, later])), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("n_windows", "step"), [(1, None), (5, 1), (4, 3), (None, 1)])
 def test_one_pass_equals_the_naive_backtest(trained: xLSTMForecaster, n_windows: int | None, step: int | None) -> None:
     found = trained.backtest(WHOLE, n_windows=n_windows, step=step)
