@@ -98,11 +98,10 @@ class FittedForecaster(ForecasterParameters):
         """Take over what was learned, and forget what was remembered with other weights."""
         self.network_, self.encoder_, self.losses_ = network, encoder, losses
         self.season_lengths_ = network.config.season_lengths
-        for name, value in (("panel_", panel), ("memory_", None)):
-            if value is not None:
-                setattr(self, name, value)
-            elif hasattr(self, name):
-                delattr(self, name)
+        for name in ("panel_", "memory_", "_read_memory"):
+            self.__dict__.pop(name, None)
+        if panel is not None:
+            self.panel_ = panel
 
     def _read(self, df: Any, *, frequency: Any) -> Panel:
         columns = self._columns()
@@ -122,10 +121,12 @@ class FittedForecaster(ForecasterParameters):
         return self.panel_.frequency if hasattr(self, "panel_") else self.memory_.frequency
 
     def _memory(self) -> PanelMemory:
-        """What is remembered, ready to go on; built from the rows of ``fit`` when it is first asked for."""
-        if not hasattr(self, "memory_"):
-            self.memory_ = remember(self.network_, self.panel_, self.encoder_, to_go_on=True)
-        return self.memory_
+        """What is remembered, ready to go on; read from the rows of ``fit`` when it is first asked for, then kept."""
+        if hasattr(self, "memory_"):
+            return self.memory_
+        if not hasattr(self, "_read_memory"):
+            self._read_memory = remember(self.network_, self.panel_, self.encoder_, to_go_on=True)
+        return self._read_memory
 
     def _continue(
         self, df: Any, horizon: int | None, future: pd.DataFrame | None, *, paths: bool = False

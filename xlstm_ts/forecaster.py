@@ -76,7 +76,7 @@ class xLSTMForecaster(FittedForecaster):
     Attributes:
         network_: the trained ``ForecastNetwork``.
         panel_: the series seen in ``fit``.
-        memory_: what is remembered of each series, once ``update`` or ``stream`` asked for it.
+        memory_: what is remembered of each series, after ``update`` or ``load``.
         season_lengths_: seasons in use, in steps.
         losses_: train_loss and, with validation, the best val_loss, in units of ``loss_unit``.
 

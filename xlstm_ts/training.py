@@ -167,7 +167,7 @@ def fit_network(
     folder: Path | None = None,
 ) -> dict[str, float]:
     """One run of the trainer; with held-out windows it ends with the weights that forecast them best."""
-    module = ForecastModule(network, config, least_history=least)
+    module = ForecastModule(network, config, least_history=least).train()  # Lightning keeps the mode it finds
     with checkpoint_folder(folder) as kept, quiet_lightning():
         best = ModelCheckpoint(kept, "best", monitor="val_loss", enable_version_counter=False) if held_out else None
         options = {
