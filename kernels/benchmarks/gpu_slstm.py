@@ -1,16 +1,18 @@
 """Time the sLSTM on a CUDA device beside cuDNN's LSTM of equal width and, where it is installed, ``flashrnn``.
 
 python kernels/benchmarks/gpu_slstm.py
+
+``pip install --no-deps flashrnn einops ninja`` brings the peer; all but its Triton kernels need a CUDA compiler.
 """
 
 from collections.abc import Callable
 
 import torch
 import triton
+from timing import COPY_BYTES, PRODUCT_OPERATIONS, milliseconds, replay
 from torch import Tensor, nn
 
 from xlstm_kernels import slstm
-from xlstm_kernels.ops.slstm import MAX_TRITON_HEAD_DIM
 
 SHAPES = [  # B, S, NH, DH
     (256, 128, 4, 32),
@@ -35,10 +37,9 @@ def time_slstm() -> None:
         gates, weight = bf16(B, S, 4, NH, DH), bf16(4, NH, DH, DH, scale=0.5 * DH**-0.5)
         bias = torch.randn(4, NH, DH, device="cuda", requires_grad=True)
         leaves = [gates, weight, bias]
-        ours = "ours" if DH <= MAX_TRITON_HEAD_DIM else "ours, in PyTorch"
-        report(ours, (B, S, NH, DH), lambda leaves=leaves: slstm(*leaves)[0], leaves)
-        if ours == "ours":
-            report_kernels((B, S, NH, DH), gates, weight, bias)
+        print_floor((B, S, NH, DH))
+        report("ours", (B, S, NH, DH), lambda leaves=leaves: slstm(*leaves)[0], leaves)
+        report_kernels((B, S, NH, DH), gates, weight, bias)
         x, lstm = bf16(B, S, NH * DH), nn.LSTM(NH * DH, NH * DH, batch_first=True).cuda().bfloat16()
         inputs = [x, *lstm.parameters()]
         report("cuDNN, dense, projection in", (B, S, NH, DH), lambda x=x, lstm=lstm: lstm(x)[0], inputs)
@@ -83,39 +84,29 @@ def report(name: str, shape: tuple[int, ...], forward: Callable[[], Tensor] | No
 def report_kernels(shape: tuple[int, ...], gates: Tensor, weight: Tensor, bias: Tensor) -> None:
     """The two operators without what surrounds them: forward that keeps nothing, forward that keeps the tape, backward
     with the weights' gradient."""
-    B, _, NH, DH = shape
     gates, weight, bias = (x.detach() for x in (gates, weight, bias))
-    state = torch.zeros(4, B, NH, DH, device="cuda")
-    state[2:] = -torch.inf
-    ops, options = torch.ops.xlstm_kernels, (None, None, False, None)
-    inference = milliseconds(lambda: ops.slstm_triton(gates, weight, bias, state, *options, False))
-    recording = milliseconds(lambda: ops.slstm_triton(gates, weight, bias, state, *options, True))
-    h, last, tape = ops.slstm_triton(gates, weight, bias, state, *options, True)
-    dh, dlast = torch.randn_like(h), torch.zeros_like(last)
-    backward = milliseconds(lambda: ops.slstm_triton_backward(dh, dlast, weight, state, h, tape, *options))
+    ops, options, no_state = torch.ops.xlstm_kernels, (None, None, False, None), (None,) * 4
+    inputs = (gates, weight, bias, *no_state, *options)
+    inference = milliseconds(lambda: ops.slstm_triton(*inputs, False))
+    recording = milliseconds(lambda: ops.slstm_triton(*inputs, True))
+    h, _, c_last, n_last, _, tape = ops.slstm_triton(*inputs, True)
+    saved = (weight, bias, h, tape, *no_state[:3], c_last, n_last, *options)
+    dh = torch.randn_like(h)
+    backward = milliseconds(lambda: ops.slstm_triton_backward(dh, None, None, None, *saved))
     print_row("ours, operators", shape, inference, recording + backward)
     print(f"{'':<30}{'recording':>20}{recording:>12.3f}{backward:>12.3f}  (backward alone)")
 
 
+def print_floor(shape: tuple[int, ...]) -> None:
+    """What its bytes or its products take alone: gates read and h written; for the way back both read once more, dh
+    read, the gates' gradients written, and twice the products."""
+    B, S, NH, DH = shape
+    tensor, product = 2 * B * S * NH * DH / COPY_BYTES, 8 * B * S * NH * DH**2 / PRODUCT_OPERATIONS
+    print_row("floor", shape, 1e3 * max(5 * tensor, product), 1e3 * max(15 * tensor, 3 * product))
+
+
 def print_row(name: str, shape: tuple[int, ...], forward: float, both: float) -> None:
     print(f"{name:<30}{', '.join(map(str, shape)):>20}{forward:>12.3f}{both:>12.3f}{1e3 * forward / shape[1]:>12.2f}")
-
-
-def replay(function: Callable[[], None]) -> Callable[[], None]:
-    """The function captured in a graph; what it compiles and allocates has happened by then."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
-
-
-def milliseconds(function: Callable[[], object]) -> float:
-    return triton.testing.do_bench(function, warmup=25, rep=100, return_mode="median")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from . import fused
 from .cells import mLSTMCell, sLSTMCell
 from .checks import check_divides, check_integer
 from .init import output_init_, small_init_
-from .layers import CausalConv, GatedFFN, HeadwiseLinear, RMSNorm, residual_norm
+from .layers import CausalConv, GatedFFN, HeadwiseLinear, RMSNorm, normalise, residual_norm
 from .ops.checks import check_devices, check_resets, check_shape
 from .state import BlockState, mLSTMState, sLSTMState
 
@@ -75,10 +75,10 @@ class xLSTMBlock(nn.Module, ABC):
         """
         state = state or self.initial_state(len(x))
         self._check(x, state, resets, lengths)
-        y, state = self.mixer(self.norm(x), state, resets, lengths)
+        y, state = self.mixer(normalise(self.norm, x), state, resets, lengths)
         x = x + self.dropout(y)
         if self.ffn is not None:
-            x = x + self.dropout(self.ffn(self.ffn_norm(x)))
+            x = x + self.dropout(self.ffn(normalise(self.ffn_norm, x)))
         return x, state
 
     def _check(self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None) -> None:
@@ -165,6 +165,8 @@ class mLSTMBlock(xLSTMBlock):
         if self.has_papers_mixer and fused.runs_mlstm(up, state.conv.shape[1] + 1):
             return self._mix_compiled(up, state, resets, lengths)
         inner, gate = up.chunk(2, dim=-1)
+        if self.conv is not None and fused.runs_conv(inner, self.conv.kernel_size, self.q.weight.shape[-1]):
+            return self._mix_in_kernels(inner, gate, state, resets, lengths)
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
         h, cell = self.cell(self.q(convolved), self.k(convolved), self.v(inner), state.cell, resets, lengths)
         if self.skip is not None:
@@ -183,6 +185,19 @@ class mLSTMBlock(xLSTMBlock):
         memory = cast(mLSTMState, state.cell)
         y, cell = fused.mlstm_mixer(up, state.conv, memory, weights, resets, lengths, norm_eps=norm.eps)
         window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets, lengths)
+        return self.down(y), BlockState(window, cell)
+
+    def _mix_in_kernels(
+        self, inner: Tensor, gate: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, BlockState]:
+        """The rest of ``mixer`` in one kernel before the memory and one after it."""
+        assert self.conv is not None
+        conv, gates, norm = self.conv, self.cell.gates, self.cell.norm
+        weights = [conv.weight, conv.bias, self.q.weight, self.k.weight, self.v.weight, gates.weight, gates.bias]
+        convolved, window, q, k, v, i, f = fused.conv(inner, state.conv, weights, resets, lengths)
+        h, cell = self.cell.remember(q, k, v, i, f, cast(mLSTMState, state.cell), resets, lengths)
+        skipped = None if self.skip is None else convolved
+        y = fused.norm(h, norm.weight, norm.eps, skipped, self.skip, gate)
         return self.down(y), BlockState(window, cell)
 
 
@@ -355,6 +370,9 @@ def convolve(
     """SiLU of the convolution and the window after it; x itself and its empty window where there is no convolution."""
     if conv is None:
         return x, window
+    if fused.runs_conv(x, conv.kernel_size):
+        convolved, window = fused.conv(x, window, [conv.weight, conv.bias], resets, lengths)
+        return convolved, window
     convolved, window = conv(x, window, resets, lengths)
     return F.silu(convolved), window
 

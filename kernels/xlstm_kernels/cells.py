@@ -79,8 +79,23 @@ class mLSTMCell(nn.Module):
         """q, k, v (B, S, D) and gate_input (B, S, G) to the normalised hidden states (B, S, D) and the state after."""
         gate_input = torch.cat([q, k, v], dim=-1) if gate_input is None else gate_input
         i, f = self.gates(gate_input).chunk(2, dim=-1)  # (B, S, NH)
+        h, state = self.remember(q, k, v, i, f, state, resets, lengths)
+        return self.norm(h), state
+
+    def remember(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        i: Tensor,
+        f: Tensor,
+        state: mLSTMState | None,
+        resets: Tensor | None,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, mLSTMState]:
+        """The memory alone, from q, k, v (B, S, D) and i, f (B, S, NH) to the hidden states (B, S, NH, DH)."""
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
-        h, state = mlstm(
+        return mlstm(
             q,
             k,
             v,
@@ -93,7 +108,6 @@ class mLSTMCell(nn.Module):
             normalize=self.normalize,
             soft_cap=self.soft_cap,
         )
-        return self.norm(h), state
 
 
 class sLSTMCell(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import fused
 from .checks import check_choice
 from .init import output_init_, small_init_
 
@@ -100,6 +101,8 @@ class MultiHeadNorm(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, S, NH, DH) to (B, S, NH * DH)."""
+        if fused.runs_norm(h):
+            return fused.norm(h, self.weight, self.eps, dtype=torch.promote_types(h.dtype, self.weight.dtype))
         return F.layer_norm(h, h.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 
@@ -121,6 +124,14 @@ def residual_norm(norm: str, dim: int) -> nn.LayerNorm | RMSNorm:
     """The norm before a block's mixer and FFN and after a stack: ``layer`` (the paper's) or ``rms`` (xLSTM 7B's)."""
     check_choice("norm", norm, NORMS)
     return RMSNorm(dim) if norm == "rms" else nn.LayerNorm(dim, bias=False)
+
+
+def normalise(norm: nn.LayerNorm | RMSNorm, x: Tensor) -> Tensor:
+    """norm(x) for products to read: on a CUDA device under autocast in their type, which saves writing a wider one."""
+    if isinstance(norm, RMSNorm) or not fused.runs_norm(x[..., None, :]):
+        return norm(x)
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    return fused.norm(x[..., None, :], norm.weight, norm.eps, dtype=dtype)
 
 
 class GatedFFN(nn.Module):

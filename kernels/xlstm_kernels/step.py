@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from . import core
 from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
+from .graph_step import GraphStep
 from .stack import xLSTMBlockStack
 from .state import pack_state, unpack_state
 
 
 class StackStepper:
-    """A snapshot of a stack that steps without gradients; where the C core runs, one call for all blocks.
+    """A snapshot of a stack that steps without gradients: where the C core runs, in one call for all blocks; on a CUDA
+    device, in one replay of a graph, which is captured at the first call with a batch size.
 
     The weights are copied: build a new stepper after the stack has learnt. The state is that of the stack, packed:
     ``unpack_state`` and ``pack_state`` lead from one to the other.
@@ -37,6 +39,8 @@ class StackStepper:
         self._width = stack.config.embedding_dim
         self._step: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
         self._step = _CompiledStep(stack) if _compiles(stack) else _NativeStep(stack)
+        if self._empty.is_cuda:
+            self._step = GraphStep(self._step)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before any input, packed: (B, N)."""

@@ -1,5 +1,6 @@
 """The mLSTM's Triton kernels in Triton's interpreter, on the CPU, against the paper in float64."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +15,7 @@ require_interpreter()
 from tests.kernels.recurrences import MLSTM, assert_close, differentiate, double  # noqa: E402
 from xlstm_kernels import backends, initial_mlstm_state, mlstm, mLSTMState  # noqa: E402
 from xlstm_kernels.ops.mlstm import triton_launch  # noqa: E402
+from xlstm_kernels.ops.mlstm.plan import Plan, Tiles, few_and_long, plan  # noqa: E402
 
 OP = replace(MLSTM, entry=partial(mlstm, backend="triton"), finest=torch.float32)
 
@@ -43,13 +45,98 @@ def assert_equals_the_reference(operands: tuple[Tensor, ...], state: mLSTMState,
     assert_close(actual, expected, torch.float32)
 
 
+# Each way to cut the work, in tiles so small that heads, chunks and programs are several.
+SMALL, OUT = Tiles(16, 16, 4, rows=16), Tiles(16, 32, 4, rows=16, out=16)
+WALK = Plan(16, walk=SMALL, backward_states=SMALL, chunks=SMALL)
+APART = Plan(16, states=SMALL, outputs=SMALL, backward_states=SMALL, chunks=SMALL)
+ROLES = Plan(32, states=SMALL, outputs=SMALL, backward_states=SMALL, roles=OUT)
+PLANS = {"walk": WALK, "apart": APART, "roles": ROLES}
+
+
+@pytest.fixture
+def planned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
+    """The plan that a test names, in force for all heads."""
+    plan = PLANS[request.param]
+    monkeypatch.setattr(triton_launch, "_plan", lambda case: plan)
+    caches = triton_launch._forward_constants, triton_launch._backward_constants
+    for cache in caches:
+        cache.cache_clear()
+    yield plan
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("planned", PLANS, indirect=True)
 @pytest.mark.parametrize("with_resets", [False, True], ids=["no resets", "resets"])
 @pytest.mark.parametrize("given_state", [False, True], ids=["fresh", "given state"])
-@pytest.mark.parametrize("S", [1, 17, 33])
-def test_outputs_states_and_gradients_equal_the_reference(S: int, given_state: bool, with_resets: bool) -> None:
-    operands, state = random_arguments(2, S, 2, 8, 5)
-    state = state if given_state else initial_mlstm_state(2, 2, 8, 5)
-    assert_equals_the_reference(operands, state, resets=random_resets(2, S) if with_resets else None, chunk_size=16)
+@pytest.mark.parametrize("S", [1, 37])
+def test_outputs_states_and_gradients_equal_the_reference(
+    S: int, given_state: bool, with_resets: bool, planned: Plan
+) -> None:
+    DK, DV = (20, 24) if planned is ROLES else (8, 20)
+    (q, k, *others), state = random_arguments(1, S, 2, DK, DV)
+    operands = (q.abs(), k.abs(), *others)  # no division by a sum that cancels
+    state = mLSTMState(state.c, state.n.abs(), state.m) if given_state else initial_mlstm_state(1, 2, DK, DV)
+    assert_equals_the_reference(operands, state, resets=random_resets(1, S) if with_resets else None)
+
+
+@pytest.mark.parametrize("planned", PLANS, indirect=True)
+@pytest.mark.parametrize("with_resets", [False, True], ids=["no resets", "resets"])
+def test_without_a_state_the_memory_starts_empty(with_resets: bool, planned: Plan) -> None:
+    (q, k, *others), _ = random_arguments(1, 40, 1, 8, 20)
+    operands = (q.abs(), k.abs(), *others)
+    resets = random_resets(1, 40) if with_resets else None
+    leaves = [[x.clone().requires_grad_() for x in operands] for _ in range(2)]
+    given, fresh = (
+        mlstm(*x, s, resets=resets, backend="triton")
+        for x, s in zip(leaves, (initial_mlstm_state(1, 1, 8, 20), None), strict=True)
+    )
+    assert torch.equal(given[0], fresh[0])
+    assert all(torch.equal(a, b) for a, b in zip(given[1], fresh[1], strict=True))
+    gradients = [torch.autograd.grad(run[0].sum(), x) for run, x in zip((given, fresh), leaves, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("planned", PLANS, indirect=True)
+def test_without_gradients_it_gives_the_same_and_keeps_nothing(planned: Plan) -> None:
+    operands, state = random_arguments(1, 40, 1, 8, 20)
+    recorded = OP.entry(*(x.requires_grad_() for x in operands), state)
+    with torch.no_grad():
+        plain = OP.entry(*operands, state)
+    assert torch.equal(recorded[0], plain[0])
+    assert all(torch.equal(a, b) for a, b in zip(recorded[1], plain[1], strict=True))
+
+
+def test_heads_wider_than_128_fit() -> None:
+    (q, k, *others), state = random_arguments(1, 20, 1, 132, 20)
+    operands = (q.abs(), k.abs(), *others)
+    assert_equals_the_reference(operands, mLSTMState(state.c, state.n.abs(), state.m), resets=random_resets(1, 20))
+
+
+def test_few_heads_over_many_steps_are_taken_apart() -> None:
+    assert plan(64, 64, torch.bfloat16, few_and_long(4, 8192), None).walk is None
+    assert plan(64, 64, torch.bfloat16, few_and_long(256, 8192), None).walk is not None
+    assert plan(64, 64, torch.bfloat16, few_and_long(4, 512), None).walk is not None
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("highest", 1e-5), ("high", 5e-3)])
+def test_products_of_float32_follow_pytorchs_setting(
+    precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operands, state = random_arguments(1, 33, 1, 8, 5)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    seen: list[str] = []
+    run = triton_launch._run
+
+    def spy(*arguments: object) -> object:
+        seen.append(str(arguments[11]))
+        return run(*arguments)
+
+    monkeypatch.setattr(triton_launch, "_run", spy)
+    expected, _ = mlstm(*operands, state, backend="native")
+    h, _ = mlstm(*operands, state, backend="triton")
+    assert seen == [triton_launch.PRECISIONS[precision]]
+    assert (h - expected).norm() <= tolerance * expected.norm()
 
 
 @pytest.mark.parametrize(("DK", "DV"), [(24, 40), (16, 96), (72, 24)])
@@ -139,20 +226,21 @@ def test_half_precision_operands_give_results_of_their_precision() -> None:
 @pytest.mark.parametrize("with_resets", [True, False], ids=["resets", "no resets"])
 def test_the_operators_are_registered_rightly(with_resets: bool, record: bool, normalize: bool) -> None:
     (q, k, v, i, f), state = random_arguments(2, 17, 2, 8, 5)
-    arguments = [x.requires_grad_(record) for x in (q, k, v, i, -f.abs(), state.c, state.n)] + [state.m]
+    arguments = [x.requires_grad_(record) for x in (q, k, v, i, f, state.c, state.n)] + [state.m]
     resets = random_resets(2, 17) if with_resets else None
-    options = (16, normalize)
-    torch.library.opcheck(triton_launch._operator, (*arguments, resets, *options, record))
-    q, k, v, i, *_ = arguments = [x.detach() for x in arguments]
-    h, c, n, _, *tape = triton_launch._operator(*arguments, resets, *options, record)
-    assert [bool(x.numel()) for x in tape] == [record, record, record and normalize, record, record, record]
-    if record:
-        torch.library.opcheck(triton_launch._backward_operator, (h, c, n, q, k, v, i, resets, h, *tape, *options))
+    options = (16, normalize, "ieee")
+    for fresh in (False, True):
+        given = [*arguments[:5], None, None, None] if fresh else arguments
+        torch.library.opcheck(triton_launch._operator, (*given, resets, *options, record))
+        given = [None if x is None else x.detach() for x in given]
+        h, c, n, _, *tape = triton_launch._operator(*given, resets, *options, record)
+        assert [bool(x.numel()) for x in tape] == [record, record]
+        if record:
+            inputs = (h, None if fresh else c, None if fresh else n, *given[:5], resets, h, *tape, *options, fresh)
+            torch.library.opcheck(torch.ops.xlstm_kernels.mlstm_triton_backward.default, inputs)
 
 
 def test_it_is_listed_and_refuses_what_it_does_not_take() -> None:
     assert "triton" in backends()["mlstm"]
     with pytest.raises(ValueError, match=r"backend must be one of .* for these tensors, got 'triton'"):
         mlstm(*MLSTM.operands(3), backend="triton")  # float64
-    with pytest.raises(ValueError, match=r"backend must be one of .* for these tensors, got 'triton'"):
-        mlstm(*random_arguments(1, 3, 1, 129, 5)[0], backend="triton")

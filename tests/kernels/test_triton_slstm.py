@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.interpreter import require_interpreter
+from tests.kernels.interpreter import programs_side_by_side, require_interpreter
 
 require_interpreter()
 
@@ -18,7 +18,9 @@ import triton.language as tl  # noqa: E402
 
 from tests.kernels.recurrences import EXPONENTIAL, SLSTM, Recurrence, assert_close, differentiate  # noqa: E402
 from xlstm_kernels import backends, initial_slstm_state, slstm, sLSTMState  # noqa: E402
-from xlstm_kernels.ops.slstm.triton_kernels import _sigmoid_and_log  # noqa: E402
+from xlstm_kernels.ops.slstm import triton_launch  # noqa: E402
+from xlstm_kernels.ops.slstm.plan import Plan  # noqa: E402
+from xlstm_kernels.ops.slstm.triton_kernels.cell import sigmoid_and_log  # noqa: E402
 
 triton_slstm = partial(slstm, backend="triton")
 OPS = [SLSTM, EXPONENTIAL]
@@ -99,6 +101,24 @@ def test_bounded_recurrent_gradients_equal_the_reference(bound: float) -> None:
     assert_close(differentiate(run, operands, state, dtype=torch.float32), expected, torch.float32)
 
 
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize("given_state", [False, True], ids=["fresh", "given state"])
+def test_programs_that_share_a_head_equal_the_reference(
+    op: Recurrence, given_state: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_launch, "plan", lambda *_: Plan(width=32, units=16, warps=1, stages=1))
+    monkeypatch.setattr(triton_launch, "num_processors", lambda _: 5)  # two of three pairs at once
+    batch_size, S, DH = 20, 5, 20
+    operands = random_operands(S, 1, DH, exponential=op is EXPONENTIAL, batch_size=batch_size)
+    state = random_state(1, DH, batch_size=batch_size) if given_state else initial_slstm_state(batch_size, 1, DH)
+    resets = torch.rand(batch_size, S) < 0.2 if given_state else None
+    options = {} if op is EXPONENTIAL else {"recurrent_gradient_clip": 0.5}
+    expected = differentiate(lambda *x: op.reference(*x, resets, **options), operands, state)
+    with programs_side_by_side():
+        actual = differentiate(lambda *x: entry(op)(*x, resets=resets, **options), operands, state, dtype=torch.float32)
+    assert_close(actual, expected, torch.float32)
+
+
 def test_more_rows_than_a_program_takes_and_gates_of_any_strides() -> None:
     gates, weight, bias = random_operands(3, 2, 6, batch_size=18)
     state = random_state(2, 6, batch_size=18)
@@ -132,7 +152,7 @@ def test_extreme_gates_stay_finite_and_as_exact_as_pytorch(i: float, f: float) -
 @triton.jit
 def _gates_kernel(x, sigmoid, log1p, N: tl.constexpr):
     at = tl.arange(0, N)
-    s, log = _sigmoid_and_log(tl.load(x + at))
+    s, log = sigmoid_and_log(tl.load(x + at), EXACT=True)
     tl.store(sigmoid + at, s)
     tl.store(log1p + at, log)
 
@@ -158,19 +178,24 @@ def test_nan_in_a_gate_reaches_the_output_and_no_other_row() -> None:
 @pytest.mark.parametrize("exponential", [False, True], ids=["sigmoid", "exponential"])
 @pytest.mark.parametrize("marked", [False, True], ids=["plain", "resets and lengths"])
 def test_the_operators_are_registered_rightly(marked: bool, exponential: bool, record: bool) -> None:
-    operands = [x.requires_grad_(record) for x in random_operands(3, 2, 6)]
-    lengths = torch.tensor([3, 0, 2]) if marked else None
-    resets = torch.tensor([[True, False, True], [False] * 3, [True, False, False]]) if marked else None
-    begin = torch.randn(4, B, 2, 6)
+    operands = [x.requires_grad_(record) for x in random_operands(2, 1, 6)]
+    resets = lengths = None
+    state: list[Tensor | None] = [None] * 4
+    if marked:
+        lengths, resets = torch.tensor([2, 0, 1]), torch.tensor([[True, False], [False, False], [False, False]])
+        state = [torch.rand(B, 1, 6).requires_grad_(record) for _ in range(3)]
+        state.append(torch.randn(B, 1, 6))
     options = (resets, lengths, exponential, 0.5)
-    triton_slstm(*random_operands(1, 2, 6))  # brings in the operators
+    triton_slstm(*random_operands(1, 1, 6))  # brings in the operators
     forward, backward = torch.ops.xlstm_kernels.slstm_triton, torch.ops.xlstm_kernels.slstm_triton_backward
-    torch.library.opcheck(forward, (*operands, begin.clone().requires_grad_(record), *options, record))
-    gates, weight, bias = (x.detach() for x in operands)
-    h, last, tape = forward(gates, weight, bias, begin, *options, record)
+    torch.library.opcheck(forward, (*operands, *state, *options, record))
+    with torch.no_grad():
+        h, *last, tape = forward(*operands, *state, *options, record)
     assert record == bool(tape.numel())
     if record:
-        torch.library.opcheck(backward, (h, last, weight, begin, h, tape, *options))
+        dlast = last[:3] if marked else [None] * 3
+        saved = [*operands[1:], h, tape, *state[:3], *last[1:3]]
+        torch.library.opcheck(backward, (h, *dlast, *(x if x is None else x.detach() for x in saved), *options))
 
 
 def test_triton_is_taken_on_the_cpu_by_name_alone_and_never_for_float64_or_wide_heads() -> None:
@@ -180,4 +205,4 @@ def test_triton_is_taken_on_the_cpu_by_name_alone_and_never_for_float64_or_wide_
     with pytest.raises(ValueError, match="got 'triton'"):
         triton_slstm(gates.double(), weight.double(), bias.double())
     with pytest.raises(ValueError, match="got 'triton'"):
-        triton_slstm(torch.zeros(1, 1, 4, 1, 129), torch.zeros(4, 1, 129, 129))
+        triton_slstm(torch.zeros(1, 1, 4, 1, 1025), torch.zeros(4, 1, 1025, 1025))

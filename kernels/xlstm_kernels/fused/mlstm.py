@@ -200,4 +200,4 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
 
 _operator = register_op("mlstm_mixer", _forward, _outputs, device="CPU")
 _backward_operator = register_op("mlstm_mixer_backward", _backward, _gradients, device="CPU")
-register_gradient("mlstm_mixer", _setup_context, _differentiate)
+register_gradient(_operator, _setup_context, _differentiate)

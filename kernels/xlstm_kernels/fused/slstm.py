@@ -184,7 +184,7 @@ def _differentiate(ctx: Any, dout: Tensor | None, *dstate: Tensor | None) -> tup
 
 _operator = register_op("slstm_mixer", _forward, _outputs, device="CPU")
 _backward_operator = register_op("slstm_mixer_backward", _backward, _gradients, device="CPU")
-register_gradient("slstm_mixer", _setup_context, _differentiate)
+register_gradient(_operator, _setup_context, _differentiate)
 
 
 def _sizes(x: Tensor, window: Tensor, h: Tensor, norm_eps: float) -> _Sizes:

@@ -24,10 +24,8 @@ def check_arguments(
     resets: Tensor | None,
     lengths: Tensor | None,
     padding: str,
-    *,
-    initial_state: Callable[..., State],
-) -> tuple[Tensor, State]:
-    """Raise on arguments that do not fit each other; return the bias and the state to start from."""
+) -> None:
+    """Raise on arguments that do not fit each other."""
     if gates.ndim != 5 or gates.shape[2] != 4:
         raise ValueError(f"gates must be (B, S, 4, NH, DH), got {tuple(gates.shape)}")
     B, S, _, NH, DH = gates.shape
@@ -41,15 +39,22 @@ def check_arguments(
     check_resets(resets, B, S)
     check_lengths(lengths, padding, B, S)
     dtype = check_dtypes(operands)
-    if bias is None:
-        bias = torch.zeros(4, NH, DH, device=gates.device, dtype=dtype)
-    if state is None:
-        state = initial_state(B, NH, DH, device=gates.device, dtype=dtype)
-    for name, leaf in zip(state._fields, state, strict=True):
-        check_shape(f"state.{name}", leaf, (B, NH, DH), "(B, NH, DH)")
-    check_state(state, dtype)
-    check_devices({**operands, "state.h": state.h, "resets": resets, "lengths": lengths})
-    return bias, state
+    if state is not None:
+        for name, leaf in zip(state._fields, state, strict=True):
+            check_shape(f"state.{name}", leaf, (B, NH, DH), "(B, NH, DH)")
+        check_state(state, dtype)
+    first = None if state is None else state.h
+    check_devices({**operands, "state.h": first, "resets": resets, "lengths": lengths})
+
+
+def fill_in(
+    gates: Tensor, bias: Tensor | None, state: State | None, initial_state: Callable[..., State]
+) -> tuple[Tensor, State]:
+    """Bias and state to start from, zeros and empty where none is given, in the dtype that states have."""
+    B, _, _, NH, DH = gates.shape
+    device, dtype = gates.device, torch.promote_types(gates.dtype, torch.float32)
+    bias = torch.zeros(4, NH, DH, device=device, dtype=dtype) if bias is None else bias.to(dtype)
+    return bias, initial_state(B, NH, DH, device=device, dtype=dtype) if state is None else state
 
 
 def step_inputs(gates: Tensor, bias: Tensor) -> tuple[Tensor, ...]:

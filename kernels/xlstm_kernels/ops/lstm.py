@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..state import LSTMState, initial_lstm_state
-from .loops import check_arguments, mix, mixing_matrices, step_flags, step_inputs
+from .loops import check_arguments, fill_in, mix, mixing_matrices, step_flags, step_inputs
 from .padding import from_own_steps, to_own_steps, valid_steps
 from .registration import without_autocast
 
@@ -44,13 +44,12 @@ def lstm(
     >>> h, state = lstm(gates, recurrent_weight)
     >>> h_next, state = lstm(gates_next, recurrent_weight, state=state)
     """
-    bias, state = check_arguments(
-        gates, recurrent_weight, bias, state, resets, lengths, padding, initial_state=initial_lstm_state
-    )
+    check_arguments(gates, recurrent_weight, bias, state, resets, lengths, padding)
+    bias, state = fill_in(gates, bias, state, initial_lstm_state)
     (own_gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     dtype, S = state.c.dtype, gates.shape[1]
     valid = None if lengths is None else valid_steps(lengths, S)
-    h, last = _run(own_gates.to(dtype), recurrent_weight.to(dtype), bias.to(dtype), state, resets, valid)
+    h, last = _run(own_gates.to(dtype), recurrent_weight.to(dtype), bias, state, resets, valid)
     return from_own_steps(h.to(gates.dtype), lengths, padding), last
 
 

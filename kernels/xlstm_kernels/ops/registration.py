@@ -2,7 +2,8 @@
 
 The pattern is the same for each. Forward and backward are functions of tensors whose annotations are the schema. What
 forward keeps for backward are its last outputs, its tape, which are empty unless ``record`` asks for them; so inference
-keeps nothing, and tracing sees all that is kept. A Library is used because it costs half of what ``custom_op`` does.
+keeps nothing, and tracing sees all that is kept. A Library is used because it costs half of what ``custom_op`` does;
+where nothing traces, even that is more than a small kernel takes, and the functions are called straight.
 """
 
 import functools
@@ -11,17 +12,19 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _LIBRARY = torch.library.Library("xlstm_kernels", "FRAGMENT")
+_IMPLEMENTATIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def register_op(
     name: str, implementation: Callable[P, R], fake: Callable[..., Any], *, device: str = "CompositeExplicitAutograd"
 ) -> Callable[P, R]:
-    """Make ``xlstm_kernels::<name>`` of a function and return it.
+    """Make the operator ``xlstm_kernels::<name>`` of a function and return it.
 
     Args:
         implementation: its annotations are the schema; runs with autocast off; no output may share memory with another
@@ -30,13 +33,33 @@ def register_op(
         device: the dispatch key, such as ``CPU``; by default the implementation serves all devices.
     """
     _LIBRARY.define(name + torch.library.infer_schema(implementation, mutates_args=()))
-    _LIBRARY.impl(name, without_autocast(implementation), device)
+    run = without_autocast(implementation)
+    _LIBRARY.impl(name, run, device)
     torch.library.register_fake(f"xlstm_kernels::{name}", fake, lib=_LIBRARY)
-    return getattr(torch.ops.xlstm_kernels, name).default
+    operator = getattr(torch.ops.xlstm_kernels, name).default
+    _IMPLEMENTATIONS[operator] = run
+    return operator
 
 
-def register_gradient(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Differentiate ``xlstm_kernels::<name>`` by ``backward``, once."""
+def straight(operator: Callable[P, R]) -> Callable[P, R]:
+    """What runs an operator that nothing differentiates: its implementation, where nothing traces."""
+    implementation = _IMPLEMENTATIONS[operator]
+
+    @functools.wraps(implementation)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return (operator if _traced() else implementation)(*args, **kwargs)
+
+    return run
+
+
+def register_gradient(
+    operator: Callable[P, R], setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[P, R]:
+    """Differentiate an operator by ``backward``, once; return what runs it, straight where nothing traces.
+
+    An operator that takes lists of tensors is to be called itself: straight, autograd would not look into them.
+    """
+    implementation = _IMPLEMENTATIONS[operator]
 
     def differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # without a word, the second derivative would come out as zero
@@ -45,12 +68,36 @@ def register_gradient(name: str, setup_context: Callable[..., None], backward: C
             )
         return backward(ctx, *gradients)
 
-    torch.library.register_autograd(f"xlstm_kernels::{name}", differentiate, setup_context=setup_context, lib=_LIBRARY)
+    class Straight(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = implementation(*inputs)
+            setup_context(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return differentiate(ctx, *gradients)
+
+    @functools.wraps(implementation)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _traced():
+            return operator(*args, **kwargs)
+        return Straight.apply(*args, **kwargs) if torch.is_grad_enabled() else implementation(*args, **kwargs)
+
+    assert isinstance(operator, torch._ops.OpOverload)
+    torch.library.register_autograd(operator, differentiate, setup_context=setup_context, lib=_LIBRARY)
+    return run
 
 
-def must_record(*inputs: Tensor) -> bool:
+def _traced() -> bool:
+    """Whether a call must be seen as an operator: by a compiler, an exporter, or a mode that looks at dispatch."""
+    return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+
+
+def must_record(*inputs: Tensor | None) -> bool:
     """Whether a backward pass can come."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:

@@ -27,8 +27,6 @@ from ..padding import check_lengths, from_own_steps, keep_where_empty, to_own_st
 from .compiled import mlstm_compiled
 from .native import mlstm_native
 
-TRITON_KEY_DIM = 128  # at most: the kernels keep all keys' rows of the memory in registers
-
 
 def _mlstm_triton(*arguments: Any) -> tuple[Tensor, mLSTMState]:
     from .triton_launch import mlstm_triton  # here, because all else must run without Triton
@@ -48,7 +46,7 @@ def _usable(*tensors: Tensor) -> Mapping[str, Callable[..., tuple[Tensor, mLSTMS
     queries, names = tensors[0], ["native"]
     if core.runs(*tensors):
         names.append("compiled")
-    if triton_backend.runs(*tensors) and queries.shape[-1] <= TRITON_KEY_DIM:
+    if triton_backend.runs(*tensors):
         names.insert(len(names) if queries.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
     return {name: BACKENDS[name] for name in names}
 
@@ -93,9 +91,10 @@ def mlstm(
             exponential gate can take beyond float32.
         soft_cap: ``c`` bounds both gates' pre-activations smoothly, as ``c tanh(x / c)``; None leaves them.
         chunk_size: steps that are worked in parallel; changes speed and memory, not the result.
-        backend: ``triton`` (for CUDA tensors of at most 32 bits and DK up to 128, where Triton imports), ``compiled``
-            (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch), or ``auto``: the
-            first of them that runs.
+        backend: ``triton`` (for CUDA tensors of at most 32 bits, where Triton imports), ``compiled`` (C, for CPU
+            tensors of at most 32 bits, where the core was built), ``native`` (PyTorch), or ``auto``: the first of them
+            that runs. On CUDA devices products of float32 are as exact as ``torch.set_float32_matmul_precision`` says:
+            ``highest`` is float32 itself, ``high`` TF32, ``medium`` bfloat16; those of bfloat16 are bfloat16.
 
     Returns:
         ``h`` (B, S, NH, DV) in the dtype of ``v``, and an ``mLSTMState`` in float32 (float64 for float64 inputs).
@@ -111,29 +110,27 @@ def mlstm(
     >>> h, state = mlstm(q, k, v, i, f)
     >>> h_next, state = mlstm(q_next, k_next, v_next, i_next, f_next, state)
     """
-    state = check_mlstm_arguments(q, k, v, i, f, state, resets, chunk_size)
+    dtype = check_mlstm_arguments(q, k, v, i, f, state, resets, chunk_size)
     check_lengths(lengths, padding, *q.shape[:2])
-    check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": state.c, "resets": resets, "lengths": lengths})
+    c = None if state is None else state.c
+    check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": c, "resets": resets, "lengths": lengths})
     check_option("input_gate", input_gate, ("exponential", "sigmoid"))
     check_positive("soft_cap", soft_cap)
     run = resolve_backend(backend, _usable(q, k, v, i, f))
     (q, k, v, i, f), resets = to_own_steps((q, k, v, i, f), resets, lengths, padding)
-    i, logf = log_gates(i, f, input_gate, soft_cap, state.m.dtype)
-    if lengths is not None:  # steps that write nothing and forget nothing
-        outside = ~valid_steps(lengths, q.shape[1])[..., None]  # (B, S, 1)
-        i, logf = i.masked_fill(outside, -torch.inf), logf.masked_fill(outside, 0.0)
-    h, last = run(q, k, v, i, logf, state, resets, chunk_size, normalize)
-    return from_own_steps(h, lengths, padding), keep_where_empty(state, last, lengths)
-
-
-def log_gates(
-    i: Tensor, f: Tensor, input_gate: str, soft_cap: float | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Pre-activations to the logarithms of input and forget gate, in ``dtype``."""
-    i, f = i.to(dtype), f.to(dtype)
     if soft_cap is not None:
-        i, f = soft_cap * torch.tanh(i / soft_cap), soft_cap * torch.tanh(f / soft_cap)
-    return F.logsigmoid(i) if input_gate == "sigmoid" else i, F.logsigmoid(f)
+        i, f = (soft_cap * torch.tanh(x.to(dtype) / soft_cap) for x in (i, f))
+    if input_gate == "sigmoid":
+        i = F.logsigmoid(i.to(dtype))
+    if lengths is None:
+        return run(q, k, v, i, f, state, resets, chunk_size, normalize)
+    if state is None:
+        B, _, NH, DK = q.shape
+        state = initial_mlstm_state(B, NH, DK, v.shape[3], device=q.device, dtype=dtype)
+    outside = ~valid_steps(lengths, q.shape[1])[..., None]  # (B, S, 1), steps that write nothing and forget nothing
+    i, f = i.masked_fill(outside, -torch.inf), f.masked_fill(outside, torch.inf)
+    h, last = run(q, k, v, i, f, state, resets, chunk_size, normalize)
+    return from_own_steps(h, lengths, padding), keep_where_empty(state, last, lengths)
 
 
 def check_mlstm_arguments(
@@ -145,8 +142,8 @@ def check_mlstm_arguments(
     state: mLSTMState | None,
     resets: Tensor | None,
     chunk_size: int | None,
-) -> mLSTMState:
-    """Raise on arguments that do not fit each other; return the state to start from."""
+) -> torch.dtype:
+    """Raise on arguments that do not fit each other; return the dtype of the state."""
     if q.ndim != 4:
         raise ValueError(f"q must be (B, S, NH, DK), got {tuple(q.shape)}")
     if v.ndim != 4:
@@ -164,9 +161,9 @@ def check_mlstm_arguments(
     check_resets(resets, B, S)
     dtype = check_dtypes({"q": q, "k": k, "v": v, "i": i, "f": f})
     if state is None:
-        return initial_mlstm_state(B, NH, DK, DV, device=q.device, dtype=dtype)
+        return dtype
     check_shape("state.c", state.c, (B, NH, DK, DV), "(B, NH, DK, DV)")
     check_shape("state.n", state.n, (B, NH, DK), "(B, NH, DK)")
     check_shape("state.m", state.m, (B, NH), "(B, NH)")
     check_state(state, dtype)
-    return state
+    return dtype

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..registration import register_gradient, register_op
+from ..registration import register_gradient, register_op, straight
 from .constants import EPSILON
 
 
@@ -303,9 +303,10 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     resets, *tape = ctx.saved_tensors
     given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m and of the tape
     dh, dc, dn = (tape[0].new_zeros(shape) if dx is None else dx for dx, shape in given)
-    return *mlstm_chunkwise_backward(dh, dc, dn, resets, *tape), None, None, None, None, None
+    return *_run_backward(dh, dc, dn, resets, *tape), None, None, None, None, None
 
 
-mlstm_chunkwise = register_op("mlstm_chunkwise", _forward, _forward_fake)
-mlstm_chunkwise_backward = register_op("mlstm_chunkwise_backward", _backward, _backward_fake)
-register_gradient("mlstm_chunkwise", _setup_context, _differentiate)
+mlstm_chunkwise = register_gradient(
+    register_op("mlstm_chunkwise", _forward, _forward_fake), _setup_context, _differentiate
+)
+_run_backward = straight(register_op("mlstm_chunkwise_backward", _backward, _backward_fake))

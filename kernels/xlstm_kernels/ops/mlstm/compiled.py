@@ -6,12 +6,12 @@ Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim.
 import ctypes
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ... import buffers, core
-from ...state import mLSTMState
-from ..registration import must_record, register_gradient, register_op
+from ...state import initial_mlstm_state, mLSTMState
+from ..registration import must_record, register_gradient, register_op, straight
 
 MAX_LANES = 64
 
@@ -31,21 +31,21 @@ def mlstm_compiled(
     k: Tensor,
     v: Tensor,
     i: Tensor,
-    logf: Tensor,
-    state: mLSTMState,
+    f: Tensor,
+    state: mLSTMState | None,
     resets: Tensor | None,
     chunk_size: int | None,
     normalize: bool,
 ) -> tuple[Tensor, mLSTMState]:
     """The contract of ``mlstm_native``, for tensors that ``core.runs``."""
-    L = min(core.whole(chunk_size), MAX_LANES) if chunk_size else default_chunk_size(q.shape[1], q.shape[3])
-    dtype, given = v.dtype, (q, k, v, i, logf, state.c, state.n, state.m.detach())
+    B, S, NH, DK = q.shape
+    L = min(core.whole(chunk_size), MAX_LANES) if chunk_size else default_chunk_size(S, DK)
+    state = state or initial_mlstm_state(B, NH, DK, v.shape[3], device=q.device)
+    dtype, given = v.dtype, (q, k, v, i, F.logsigmoid(f.float()), state.c, state.n, state.m.detach())
     q, k, v, i, logf, c, n, m = (x.float().contiguous() for x in given)
     resets = None if resets is None else resets.contiguous()
     record = must_record(q, k, v, i, logf, c, n)
-    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    run = _operator if record or torch.compiler.is_compiling() else _forward
-    h, c, n, m, *_ = run(q, k, v, i, logf, c, n, m, resets, L, normalize, record)
+    h, c, n, m, *_ = _run(q, k, v, i, logf, c, n, m, resets, L, normalize, record)
     return h.to(dtype), mLSTMState(c, n, m)
 
 
@@ -173,12 +173,10 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m and of the tape
     q, k, v, i, logf, resets, h, steps, memories = ctx.saved_tensors
     dh, dc, dn = (q.new_zeros(shape) if dx is None else dx for dx, shape in given)
-    gradients = _backward_operator(
-        dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, ctx.chunk_size, ctx.normalize
-    )
+    gradients = _run_backward(dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, ctx.chunk_size, ctx.normalize)
     return *gradients, None, None, None, None, None
 
 
 _operator = register_op("mlstm_compiled", _forward, _outputs, device="CPU")
-_backward_operator = register_op("mlstm_compiled_backward", _backward, _gradients, device="CPU")
-register_gradient("mlstm_compiled", _setup_context, _differentiate)
+_run = register_gradient(_operator, _setup_context, _differentiate)
+_run_backward = straight(register_op("mlstm_compiled_backward", _backward, _gradients, device="CPU"))

@@ -5,8 +5,9 @@ Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim, L chunk siz
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ...state import mLSTMState
+from ...state import initial_mlstm_state, mLSTMState
 from ..registration import must_record, without_autocast
 from .chunkwise import finite, mlstm_chunkwise
 from .constants import EPSILON
@@ -55,14 +56,17 @@ def mlstm_native(
     k: Tensor,
     v: Tensor,
     i: Tensor,
-    logf: Tensor,
-    state: mLSTMState,
+    f: Tensor,
+    state: mLSTMState | None,
     resets: Tensor | None,
     chunk_size: int | None,
     normalize: bool,
 ) -> tuple[Tensor, mLSTMState]:
-    """The contract of ``mlstm``, whose gates are the logarithms of what weighs the memory."""
-    S, DK = q.shape[1], q.shape[3]
+    """The contract of ``mlstm``, but that i is the logarithm of the input gate, whichever that is."""
+    B, S, NH, DK = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    state = state or initial_mlstm_state(B, NH, DK, v.shape[3], device=q.device, dtype=dtype)
+    i, logf = i.to(dtype), F.logsigmoid(f.to(dtype))
     if S == 1 and chunk_size is None:
         return _step(q, k, v, i, logf, state, resets, normalize)
     L = min(chunk_size or default_chunk_size(S, DK), S)

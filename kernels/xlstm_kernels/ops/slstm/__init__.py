@@ -5,10 +5,11 @@ Shapes: B batch, S sequence, NH heads, DH head dim.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ... import core
-from ...state import initial_slstm_state, sLSTMState
+from ...state import sLSTMState
 from .. import triton_backend
 from ..checks import check_option, check_positive, resolve_backend
 from ..loops import check_arguments
@@ -16,8 +17,7 @@ from ..padding import from_own_steps, keep_where_empty, to_own_steps
 from .compiled import slstm_compiled
 from .native import slstm_native
 from .operators import Implementation
-
-MAX_TRITON_HEAD_DIM = 128  # above, the recurrent weights of a head outgrow one processor's shared memory
+from .plan import fits
 
 
 def _slstm_triton(*arguments: Any) -> tuple[Tensor, sLSTMState]:
@@ -60,7 +60,8 @@ def slstm(
         forget_gate: ``sigmoid`` or ``exponential``.
         recurrent_gradient_clip: bounds, at every step, each entry of the gradient that flows back into ``h`` through
             ``recurrent_weight``, against explosion over long sequences; None leaves gradients exact.
-        backend: ``triton`` (for CUDA tensors of at most 32 bits and head dims up to 128, where Triton is installed),
+        backend: ``triton`` (for CUDA tensors of at most 32 bits and head dims up to 1,024, 512 in float32, where Triton
+            is installed and the device large enough),
             ``compiled`` (C, for CPU tensors of at most 32 bits, where the core was built), ``native`` (PyTorch),
             or ``auto``: the first of them that runs.
 
@@ -77,16 +78,16 @@ def slstm(
     >>> h, state = slstm(gates, recurrent_weight)
     >>> h_next, state = slstm(gates_next, recurrent_weight, state=state)
     """
-    bias, state = check_arguments(
-        gates, recurrent_weight, bias, state, resets, lengths, padding, initial_state=initial_slstm_state
-    )
+    check_arguments(gates, recurrent_weight, bias, state, resets, lengths, padding)
     check_option("forget_gate", forget_gate, ("sigmoid", "exponential"))
     check_positive("recurrent_gradient_clip", recurrent_gradient_clip)
     run = resolve_backend(backend, _usable(gates, recurrent_weight))
     (gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     options = forget_gate == "exponential", recurrent_gradient_clip
     h, last = run(gates, recurrent_weight, bias, state, resets, lengths, *options)
-    return from_own_steps(h, lengths, padding), keep_where_empty(state, last, lengths)
+    if state is not None:  # without one, rows that have no step end in the empty memory anyway
+        last = keep_where_empty(state, last, lengths)
+    return from_own_steps(h, lengths, padding), last
 
 
 def _usable(gates: Tensor, recurrent_weight: Tensor) -> dict[str, Implementation]:
@@ -94,6 +95,8 @@ def _usable(gates: Tensor, recurrent_weight: Tensor) -> dict[str, Implementation
     names = ["native"]
     if core.runs(gates, recurrent_weight):
         names.append("compiled")
-    if triton_backend.runs(gates, recurrent_weight) and gates.shape[-1] <= MAX_TRITON_HEAD_DIM:
+    factor = gates if torch.is_autocast_enabled(gates.device.type) else recurrent_weight  # whose type products have
+    single = torch.float32 in (gates.dtype, factor.dtype)
+    if triton_backend.runs(gates, recurrent_weight) and fits(gates.device, gates.shape[-1], single):
         names.insert(len(names) if gates.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
     return {name: BACKENDS[name] for name in names}

@@ -1,148 +1,234 @@
-"""sLSTM in Triton: the operators around one launch forwards and one backwards; the weights' gradient is one product.
+"""sLSTM in Triton as a PyTorch operator: one launch forwards; backwards one more, and a matrix product for the weights.
 
-Gates, recurrent weights and h keep their own types, in which they enter products; all else is float32.
+Gates, recurrent weights and h keep their own types, in which they enter products; all else is float32. States enter
+and leave as (c, n, m): the kernels turn them into averages and back.
 
 Shapes: B batch, S sequence, NH heads, DH head dim.
 """
 
-from dataclasses import dataclass
+import functools
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from ..padding import valid_steps
-from .operators import Gradients, Outputs, register_slstm
-from .triton_kernels import slstm_backward, slstm_forward
+from ...state import sLSTMState
+from ..registration import must_record, register_gradient, register_op, straight
+from ..triton_launcher import launch, on_device_of
+from .plan import ROWS, Plan, ProductPlan, num_processors, plan, product_plan
+from .triton_kernels import slstm_backward, slstm_forward, slstm_weight_parts, slstm_weight_sum
 
-ROWS = 16  # of a program; the least that a tensor core's product takes
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # h, then the last h, c, n and m, then the tape
+_Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # of gates, weight, bias, h, c and n
 
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a program is laid out for its tile's width; measured, not searched for at run time."""
-
-    num_warps: int
-    stages: int  # steps whose inputs are under way at once
-    resident: bool = True  # the recurrent weights stay in shared memory
+SUM_BLOCK = {"BLOCK": 64}
 
 
-_HALF = {16: _Plan(2, 4), 32: _Plan(4, 4), 64: _Plan(4, 4), 128: _Plan(8, 3)}
-_SINGLE = {16: _Plan(2, 3), 32: _Plan(4, 3), 64: _Plan(8, 2), 128: _Plan(8, 1, resident=False)}
+def slstm_triton(
+    gates: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor | None,
+    state: sLSTMState | None,
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    exponential_forget: bool,
+    clip: float | None,
+) -> tuple[Tensor, sLSTMState]:
+    """The contract of ``slstm_native``, but for float64."""
+    before: tuple[Tensor | None, ...] = (None,) * 4 if state is None else state
+    inputs = (gates, _as_factor(recurrent_weight), bias, *before)
+    arguments: tuple[Any, ...] = (*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
+    h, *last, _ = _run(*arguments)
+    return h, sLSTMState(*last)
+
+
+def _as_factor(weight: Tensor) -> Tensor:
+    """The weight in the type in which autocast, where it is on, has matrix products done."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
 
 
 def _forward(
     gates: Tensor,
     recurrent_weight: Tensor,
-    bias: Tensor,
-    state: Tensor,
+    bias: Tensor | None,
+    h_first: Tensor | None,
+    c_first: Tensor | None,
+    n_first: Tensor | None,
+    m_first: Tensor | None,
     resets: Tensor | None,
     lengths: Tensor | None,
     exponential_forget: bool,
     clip: float | None,
     record: bool,
-) -> Outputs:
+) -> _Outputs:
+    outputs = _outputs(
+        gates, recurrent_weight, bias, h_first, c_first, n_first, m_first, resets, lengths,
+        exponential_forget, clip, record,
+    )  # fmt: skip
+    *written, tape = outputs
     B, S, _, NH, DH = gates.shape
     gates = _in_units_of(gates, DH)
-    h, last, tape = _forward_fake(
-        gates, recurrent_weight, bias, state, resets, lengths, exponential_forget, clip, record
+    others = (recurrent_weight, bias, h_first, c_first, n_first, m_first, _flags(resets), lengths)
+    _launch(
+        slstm_forward,
+        plan(DH, _has_single(gates, recurrent_weight)),
+        (gates, *map(_contiguous, others), *written, tape if record else None),
+        (B, S, NH, *(stride // DH for stride in gates.stride()[:4])),
+        exchange=outputs[0],
+        EXPONENTIAL_FORGET=exponential_forget,
     )
-    marks = _marks(resets, lengths, S)
-    strides = [stride // DH for stride in gates.stride()[:4]]
-    arrays = (gates, recurrent_weight.contiguous(), bias.contiguous(), state.contiguous(), marks, h, last, tape)
-    with torch.cuda.device_of(gates):
-        slstm_forward[_grid(B, NH)](
-            *arrays,
-            *(B, S, *strides),
-            **_layout(DH, gates, recurrent_weight),
-            MARKED=marks is not None,
-            RECORD=record,
-            EXPONENTIAL_FORGET=exponential_forget,
-        )
-    return h, last, tape
+    return outputs
 
 
-def _forward_fake(
+def _outputs(
     gates: Tensor,
     recurrent_weight: Tensor,
-    bias: Tensor,
-    state: Tensor,
+    bias: Tensor | None,
+    h_first: Tensor | None,
+    c_first: Tensor | None,
+    n_first: Tensor | None,
+    m_first: Tensor | None,
     resets: Tensor | None,
     lengths: Tensor | None,
     exponential_forget: bool,
     clip: float | None,
     record: bool,
-) -> Outputs:
+) -> _Outputs:
+    """Room for the outputs."""
     B, S, _, NH, DH = gates.shape
     # Small alphas and slopes keep their relative precision in bfloat16, which float16 has no range for.
     dtype = torch.float32 if gates.dtype == torch.float32 else torch.bfloat16
-    tape = (B, S, NH, 4 if exponential_forget else 5, DH) if record else (0,)
-    return gates.new_empty(B, S, NH, DH), state.new_empty(state.shape), gates.new_empty(tape, dtype=dtype)
+    parts = 4 - exponential_forget + (gates.dtype == torch.float16)
+    tape = gates.new_empty((B, S, NH, parts, DH) if record else (0,), dtype=dtype)
+    h, c, n, m = (gates.new_empty(B, NH, DH, dtype=torch.float32) for _ in range(4))
+    return gates.new_empty(B, S, NH, DH), h, c, n, m, tape
 
 
 def _backward(
     dh: Tensor,
-    dlast: Tensor,
+    dh_last: Tensor | None,
+    dc_last: Tensor | None,
+    dn_last: Tensor | None,
     recurrent_weight: Tensor,
-    state: Tensor,
+    bias: Tensor | None,
     h: Tensor,
     tape: Tensor,
+    h_first: Tensor | None,
+    c_first: Tensor | None,
+    n_first: Tensor | None,
+    c_last: Tensor,
+    n_last: Tensor,
     resets: Tensor | None,
     lengths: Tensor | None,
     exponential_forget: bool,
     clip: float | None,
-) -> Gradients:
+) -> _Gradients:
+    gradients = _gradients(
+        dh, dh_last, dc_last, dn_last, recurrent_weight, bias, h, tape, h_first, c_first, n_first, c_last, n_last,
+        resets, lengths, exponential_forget, clip,
+    )  # fmt: skip
+    dgates, dweight, dbias, *dfirst = gradients
     B, S, NH, DH = h.shape
-    dgates, dstate = h.new_empty(B, S, NH, 4, DH), state.new_empty(state.shape)
-    marks = _marks(resets, lengths, S)
-    arrays = (dh.contiguous(), dlast.contiguous(), recurrent_weight.contiguous(), tape, marks, dgates, dstate)
-    with torch.cuda.device_of(h):
-        slstm_backward[_grid(B, NH)](
-            *arrays,
-            *(B, S, 0.0 if clip is None else clip),
-            **_layout(DH, h, recurrent_weight),
-            MARKED=marks is not None,
-            CLIPPED=clip is not None,
-            EXPONENTIAL_FORGET=exponential_forget,
-        )
-    h_before = torch.cat([state[0, :, None].to(h.dtype), h[:, :-1]], dim=1)  # (B, S, NH, DH)
-    if resets is not None:
-        h_before = h_before.masked_fill(resets[:, :, None, None], 0.0)
-    # One product over all steps: (NH, 4 * DH, B * S) times (NH, B * S, DH).
-    dweight = dgates.view(B * S, NH, 4 * DH).permute(1, 2, 0) @ h_before.view(B * S, NH, DH).transpose(0, 1)
-    dweight = dweight.view(NH, 4, DH, DH).transpose(0, 1).to(recurrent_weight.dtype).contiguous()
-    dbias = dgates.sum((0, 1), dtype=torch.float32).transpose(0, 1).contiguous()
-    return dgates.permute(0, 1, 3, 2, 4), dweight, dbias, dstate
+    resets, h_first = _flags(resets), _contiguous(h_first)
+    inputs = (dh, dh_last, dc_last, dn_last, recurrent_weight, h, tape, c_first, n_first, c_last, n_last)
+    _launch(
+        slstm_backward,
+        plan(DH, _has_single(h, recurrent_weight)),
+        (*map(_contiguous, (*inputs, resets, lengths)), dgates, *dfirst),
+        (B, S, NH, 0.0 if clip is None else clip),
+        exchange=dgates,
+        CLIPPED=clip is not None,
+        EXPONENTIAL_FORGET=exponential_forget,
+    )
+    _weight_gradients(dgates, h, h_first, resets, dweight, None if bias is None else dbias)
+    return gradients
 
 
-def _backward_fake(
+def _gradients(
     dh: Tensor,
-    dlast: Tensor,
+    dh_last: Tensor | None,
+    dc_last: Tensor | None,
+    dn_last: Tensor | None,
     recurrent_weight: Tensor,
-    state: Tensor,
+    bias: Tensor | None,
     h: Tensor,
     tape: Tensor,
+    h_first: Tensor | None,
+    c_first: Tensor | None,
+    n_first: Tensor | None,
+    c_last: Tensor,
+    n_last: Tensor,
     resets: Tensor | None,
     lengths: Tensor | None,
     exponential_forget: bool,
     clip: float | None,
-) -> Gradients:
+) -> _Gradients:
+    """Room for the gradients."""
     B, S, NH, DH = h.shape
-    dgates = h.new_empty(B, S, NH, 4, DH).permute(0, 1, 3, 2, 4)
-    weight = recurrent_weight
-    return dgates, weight.new_empty(weight.shape), state.new_empty(4, NH, DH), state.new_empty(state.shape)
+    dgates = h.new_empty(B, S, 4, NH, DH)
+    dweight = recurrent_weight.new_empty(recurrent_weight.shape)
+    dbias = dweight.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    dh_first, dc_first, dn_first = (c_last.new_empty((0,) if c_first is None else c_first.shape) for _ in range(3))
+    return dgates, dweight, dbias, dh_first, dc_first, dn_first
 
 
-def _grid(B: int, NH: int) -> tuple[int, int]:
-    return triton.cdiv(B, ROWS), NH
+def _launch(
+    kernel: Any, layout: Plan, arrays: tuple[Any, ...], sizes: tuple[Any, ...], *, exchange: Tensor, **flags: bool
+) -> None:
+    """A kernel that goes through time; programs that share a head wait for each other in ``exchange``."""
+    B, _, NH = sizes[:3]
+    DH = exchange.shape[-1]
+    tiles, programs = _cdiv(B, ROWS) * NH, _cdiv(DH, layout.units)
+    at_once = tiles
+    if programs > 1:
+        exchange.view(torch.int32 if exchange.dtype == torch.float32 else torch.int16).fill_(-1)  # ABSENT
+        at_once = max(1, num_processors(exchange.device) // programs)
+    constants = _constants(layout, DH, programs > 1, **flags)
+    with on_device_of(exchange):
+        for first in range(0, tiles, at_once):
+            launch(kernel, (programs, min(at_once, tiles - first)), (*arrays, first, *sizes), constants)
 
 
-def _layout(DH: int, *operands: Tensor) -> dict[str, int | bool]:
-    """The numbers that a kernel is compiled for, one set for a head dim and the operands' types."""
-    D = max(16, triton.next_power_of_2(DH))  # a product has at least 16 columns
-    plan = (_SINGLE if any(x.dtype == torch.float32 for x in operands) else _HALF)[D]
-    sizes = {"DH": DH, "D": D, "BT": ROWS, "STAGES": plan.stages, "RESIDENT": plan.resident}
-    return {**sizes, "num_warps": plan.num_warps}
+@functools.cache
+def _constants(layout: Plan, head_dim: int, cooperative: bool, **flags: bool) -> dict[str, Any]:
+    """What a kernel that goes through time is compiled for."""
+    tile = {"DH": head_dim, "D": layout.width, "UNITS": layout.units, "ROWS": ROWS, "STAGES": layout.stages}
+    return {**tile, **flags, "num_warps": layout.warps, "launch_cooperative_grid": cooperative}
+
+
+@functools.cache
+def _product_constants(tile: ProductPlan, width: int, head_dim: int) -> dict[str, Any]:
+    sizes = {"DH": head_dim, "D": width, "OUT": tile.out, "IN": tile.into, "ROWS": tile.rows}
+    return {**sizes, "STAGES": tile.stages, "num_warps": tile.warps}
+
+
+def _weight_gradients(
+    dgates: Tensor, h: Tensor, h_first: Tensor | None, resets: Tensor | None, dweight: Tensor, dbias: Tensor | None
+) -> None:
+    B, S, NH, DH = h.shape
+    single = dgates.dtype == torch.float32
+    width = plan(DH, single).width
+    tile = product_plan(width, single)
+    tiles, size = (4 * width // tile.out) * (width // tile.into), 4 * NH * DH * (DH + 1)
+    # As many parts as give each processor two programs, of at least four tiles of rows.
+    num_parts = max(1, min(2 * num_processors(h.device) // (tiles * NH), _cdiv(B * S, 4 * tile.rows)))
+    rows = _cdiv(_cdiv(B * S, num_parts), tile.rows) * tile.rows
+    num_parts = _cdiv(B * S, rows)
+    parts = h.new_empty(num_parts, size, dtype=torch.float32)
+    with on_device_of(h):
+        inputs = (dgates, h, h_first, resets, parts, rows, B, S, NH)
+        launch(slstm_weight_parts, (tiles, NH, num_parts), inputs, _product_constants(tile, width, DH))
+        outputs = (parts, dweight, dbias, num_parts, 4 * NH * DH * DH, size)
+        launch(slstm_weight_sum, (_cdiv(size, SUM_BLOCK["BLOCK"]),), outputs, SUM_BLOCK)
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _has_single(*operands: Tensor) -> bool:
+    return any(x.dtype == torch.float32 for x in operands)
 
 
 def _in_units_of(gates: Tensor, DH: int) -> Tensor:
@@ -151,12 +237,35 @@ def _in_units_of(gates: Tensor, DH: int) -> Tensor:
     return gates if regular else gates.contiguous()
 
 
-def _marks(resets: Tensor | None, lengths: Tensor | None, S: int) -> Tensor | None:
-    """Both in one (B, S): 0 where a step is not the row's own, 2 where the row forgets before it, else 1."""
-    if lengths is None:
-        return None if resets is None else resets.to(torch.int8) + 1
-    own = valid_steps(lengths, S).to(torch.int8)
-    return own if resets is None else own + resets
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
-slstm_triton = register_slstm("slstm_triton", _forward, _forward_fake, _backward, _backward_fake, own_types=True)
+def _flags(resets: Tensor | None) -> Tensor | None:
+    return None if resets is None else resets.contiguous().view(torch.int8)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
+    _, weight, bias, h_first, c_first, n_first, _, resets, lengths, *ctx.options, _ = inputs
+    h, _, c_last, n_last, m_last, tape = output
+    ctx.mark_non_differentiable(m_last, tape)
+    ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
+    ctx.save_for_backward(weight, bias, h, tape, h_first, c_first, n_first, c_last, n_last, resets, lengths)
+
+
+def _differentiate(ctx: Any, dh: Tensor | None, *of_rest: Tensor | None) -> tuple[Tensor | None, ...]:
+    _, bias, h, _, h_first, c_first, n_first, c_last, *_ = ctx.saved_tensors
+    dlast = of_rest[:3]  # there is none of m and of the tape
+    if any(x is not None for x in dlast):
+        dlast = tuple(torch.zeros_like(c_last) if x is None else x for x in dlast)
+    dh = torch.zeros_like(h) if dh is None else dh
+    arguments: tuple[Any, ...] = (dh, *dlast, *ctx.saved_tensors, *ctx.options)
+    dgates, dweight, *others = _run_backward(*arguments)
+    given = zip((bias, h_first, c_first, n_first), others, strict=True)
+    return dgates, dweight, *(None if x is None else dx for x, dx in given), *(None,) * 6
+
+
+# For all devices: Triton's interpreter runs the same kernels on the CPU.
+_operator = register_op("slstm_triton", _forward, _outputs)
+_run = register_gradient(_operator, _setup_context, _differentiate)
+_run_backward = straight(register_op("slstm_triton_backward", _backward, _gradients))

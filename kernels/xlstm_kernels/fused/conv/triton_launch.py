@@ -1,0 +1,210 @@
+"""The convolution, SiLU and what reads off them as PyTorch operators: two launches forwards, two and a sum backwards.
+
+Shapes: B batch, S sequence, NH heads, E channels, K convolution kernel size.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ...ops.registration import must_record, register_gradient, register_op, straight
+from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward
+
+SHARES = 1056  # programs, about: each keeps its channels' weights and sums up their gradients in registers
+
+GATE_ROWS = 64  # steps of a program that sums the gates up
+
+
+class _Plan(NamedTuple):
+    """A kernel's tile, chosen by registers without spills; nothing is timed at run time."""
+
+    steps: int
+    channels: int
+    stages: int = 1  # tiles whose inputs are under way at once
+    warps: int = 4
+
+
+_HALF = {"forward": _Plan(64, 64), "steps": _Plan(64, 64), "inputs": _Plan(64, 64)}
+_SINGLE = {"forward": _Plan(16, 32), "steps": _Plan(16, 32), "inputs": _Plan(16, 32)}
+
+
+def conv_triton(
+    x: Tensor, window: Tensor, weights: list[Tensor], resets: Tensor | None, lengths: Tensor | None
+) -> list[Tensor]:
+    """SiLU of the causal convolution and the window after it; with maps also q, k, v and the gates i, f.
+
+    Args:
+        x: (B, S, E).
+        window: the inputs before x, (B, K - 1, E).
+        weights: of the convolution (K, E) and its bias (E). For an mLSTM also maps of q, k and v (blocks, out, in),
+            which read the convolution's output, v's x itself, then the gates' (2 NH, 3 E) and their bias (2 NH).
+        resets: bool (B, S); where true, the row forgets everything before it reads that step.
+        lengths: integers (B,); row b ends after its first ``lengths[b]`` steps, and so does the window after it.
+
+    Returns:
+        (B, S, E) in the type of x and (B, K - 1, E) in that of the window; q, k, v (B, S, E) and, in float32, i and f
+        (B, S, NH).
+    """
+    x = _with_regular_steps(x)
+    resets = None if resets is None else resets.contiguous()
+    arguments = (x, window.contiguous(), weights, resets, lengths)
+    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
+    return _operator(*arguments) if must_record(x, window, *weights) else _run(*arguments)
+
+
+def _forward(
+    x: Tensor, window: Tensor, weights: list[Tensor], resets: Tensor | None, lengths: Tensor | None
+) -> list[Tensor]:
+    outputs = _forward_fake(x, window, weights, resets, lengths)
+    convolved, after, *mapped = outputs
+    (B, S, _), options = x.shape, _options("forward", x, weights)
+    columns, shares, tiles = _shares(B * S, options)
+    maps: list[Tensor | None] = [*weights[2:6]] if mapped else [None] * 4
+    read: list[Tensor | None] = [*mapped[:3]] if mapped else [None] * 3
+    gate_shares = None
+    if mapped:
+        gate_shares = torch.empty(columns, B * S, weights[5].shape[0], dtype=torch.float32, device=x.device)
+    arrays = (x, window, resets, lengths, *weights[:2], *maps, convolved, *read, gate_shares, after)
+    with torch.cuda.device_of(x):
+        conv_forward[(columns, shares)](
+            *(*arrays, B * S, S, _step_stride(x), tiles),
+            **options,
+            WITH_RESETS=resets is not None,
+            WITH_LENGTHS=lengths is not None,
+        )
+        if mapped:
+            heads = {"COLUMNS": columns, "NH": options["NH"], "GATES": options["GATES"]}
+            gates_forward[(triton.cdiv(B * S, GATE_ROWS),)](
+                *(gate_shares, weights[6], *mapped[3:], B * S), **heads, BT=GATE_ROWS
+            )
+    return outputs
+
+
+def _forward_fake(
+    x: Tensor, window: Tensor, weights: list[Tensor], resets: Tensor | None, lengths: Tensor | None
+) -> list[Tensor]:
+    B, S, E = x.shape
+    outputs = [x.new_empty(B, S, E), window.new_empty(window.shape)]
+    if len(weights) > 2:
+        outputs += [x.new_empty(B, S, E) for _ in range(3)]
+        outputs += [x.new_empty(B, S, weights[5].shape[0] // 2, dtype=torch.float32) for _ in range(2)]
+    return outputs
+
+
+def _backward(
+    x: Tensor,
+    window: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    gradients: list[Tensor],
+) -> list[Tensor]:
+    """The gradients of x and the window, then those of all weights in one row."""
+    dx, dwindow, total = _backward_fake(x, window, weights, resets, lengths, gradients)
+    B, S, _ = x.shape
+    places = B * (S + weights[0].shape[0] - 1)
+    of_steps, of_inputs = (_options(kernel, x, weights) for kernel in ("steps", "inputs"))
+    mapped = of_steps["MAPPED"]
+    dconvolved, dafter, *dmapped = (gradient.contiguous() for gradient in gradients)
+    dq, dk, dv, di, df = dmapped if mapped else [None] * 5
+    q_map, k_map, v_map, gate_weight, _ = weights[2:] if mapped else [None] * 5
+    dpre = torch.empty_like(dx)
+    columns, shares, tiles = _shares(B * S, of_steps)
+    input_columns, input_shares, input_tiles = _shares(places, of_inputs)
+    # Of each share the weights' gradients; those that only one of the kernels writes are zero elsewhere.
+    totals = torch.zeros(max(shares, input_shares), total.shape[0], dtype=torch.float32, device=x.device)
+    stride, width, flags = _step_stride(x), total.shape[0], {"WITH_RESETS": resets is not None}
+    with torch.cuda.device_of(x):
+        conv_backward_steps[(columns, shares)](
+            *(x, window, resets, *weights[:2], q_map, k_map, gate_weight, dconvolved, dq, dk, di, df, dpre, totals),
+            *(B * S, S, stride, tiles, width),
+            **of_steps,
+            **flags,
+        )
+        conv_backward_inputs[(input_columns, input_shares)](
+            *(x, window, resets, lengths, weights[0], v_map, gate_weight, dpre, dv, di, df, dafter, dx, dwindow),
+            *(totals, places, S, stride, input_tiles, width),
+            **of_inputs,
+            **flags,
+            WITH_LENGTHS=lengths is not None,
+        )
+    return [dx, dwindow, totals.sum(0)]
+
+
+def _backward_fake(
+    x: Tensor,
+    window: Tensor,
+    weights: list[Tensor],
+    resets: Tensor | None,
+    lengths: Tensor | None,
+    gradients: list[Tensor],
+) -> list[Tensor]:
+    numbers = sum(weight.numel() for weight in weights)
+    total = x.new_empty(numbers, dtype=torch.float32)
+    return [x.new_empty(x.shape), window.new_empty(window.shape), total]
+
+
+def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
+    """The numbers that a kernel is compiled for, one set for a width and a type."""
+    mapped = len(weights) > 2
+    heads = weights[5].shape[0] // 2 if mapped else 1
+    block = weights[2].shape[-1] if mapped else 1
+    plan = (_SINGLE if x.dtype == torch.float32 else _HALF)[kernel]
+    return {
+        "E": x.shape[2],
+        "K": weights[0].shape[0],
+        "NH": heads,
+        "BLOCK": block,
+        "GATES": max(16, triton.next_power_of_2(2 * heads)),  # a product has at least 16 columns
+        "BT": plan.steps,
+        "BC": max(plan.channels, triton.next_power_of_2(block)),
+        "STAGES": plan.stages,
+        "MAPPED": mapped,
+        "num_warps": plan.warps,
+    }
+
+
+def _shares(steps: int, options: dict[str, Any]) -> tuple[int, int, int]:
+    """In how many parts the channels and the steps are cut, and how many tiles of steps are in a part."""
+    columns = triton.cdiv(options["E"], options["BC"] // options["BLOCK"] * options["BLOCK"])
+    tiles = triton.cdiv(steps, options["BT"])
+    each = triton.cdiv(tiles * columns, SHARES)
+    return columns, triton.cdiv(tiles, each), each
+
+
+def _with_regular_steps(x: Tensor) -> Tensor:
+    """x with one distance from step to step through all rows, a multiple of E: so its alignment is known beforehand."""
+    _, S, E = x.shape
+    along_rows = S == 1 or x.stride(0) == S * x.stride(1)
+    return x if along_rows and x.stride(2) == 1 and x.stride(0) % (S * E) == 0 else x.contiguous()
+
+
+def _step_stride(x: Tensor) -> int:
+    """In units of E; from row to row where each has but one step."""
+    return x.stride(1 if x.shape[1] > 1 else 0) // x.shape[2]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, window, weights, resets, lengths = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, window, resets, lengths, *weights)
+    ctx.shapes = [(y.shape, y.dtype) for y in output]
+
+
+def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
+    x, window, resets, lengths, *weights = ctx.saved_tensors
+    given = zip(gradients, ctx.shapes, strict=True)
+    dense = [x.new_zeros(shape, dtype=dtype) if dy is None else dy for dy, (shape, dtype) in given]
+    dx, dwindow, total = _run_backward(x, window, weights, resets, lengths, dense)
+    parts = total.split([weight.numel() for weight in weights])
+    dweights = [part.view(weight.shape).to(weight.dtype) for part, weight in zip(parts, weights, strict=True)]
+    return dx, dwindow, dweights, None, None
+
+
+# For all devices: Triton's interpreter runs the same kernels on the CPU.
+_operator = register_op("conv_triton", _forward, _forward_fake)
+_run_backward = straight(register_op("conv_triton_backward", _backward, _backward_fake))
+register_gradient(_operator, _setup_context, _differentiate)
+_run = straight(_operator)
