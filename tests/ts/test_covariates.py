@@ -7,6 +7,7 @@ import pytest
 from xlstm_ts import xLSTMForecaster
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.frames import Columns
+from xlstm_ts.panel_memory import rows_ahead
 
 from .conftest import HORIZON, TINY
 
@@ -115,6 +116,19 @@ def test_long_horizons_and_files_keep_covariates(fitted: xLSTMForecaster, tmp_pa
     forecast = xLSTMForecaster.load(tmp_path).predict(horizon=15, future=ahead)
 
     pd.testing.assert_frame_equal(forecast, fitted.predict(horizon=15, future=ahead), rtol=1e-5)
+
+
+def test_static_and_past_covariates_keep_their_last_value_ahead(fitted: xLSTMForecaster) -> None:
+    remembered = fitted.stream("b").snapshot().remembered
+    future = future_of(panel_of())
+
+    _, ahead = rows_ahead(fitted.network_, remembered, HORIZON, fitted.encoder_, future)
+
+    last = remembered.memory.buffer.steps(slice(-1, None))
+    shop, visits = ahead.categories[0, :, 0], ahead.numeric[0, :, 1]
+    assert shop.tolist() == [2] * HORIZON
+    assert visits.tolist() == last.numeric[0, :, 1].tolist() * HORIZON
+    assert ahead.numeric[0, :, 0].unique().numel() == HORIZON
 
 
 @pytest.mark.parametrize(
