@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 from xlstm_ts.baselines import seasonal_naive
 from xlstm_ts.forecaster import xLSTMForecaster
 from xlstm_ts.metrics import accuracy, mase, owa, smape
+from xlstm_ts.splits import PanelSplit
 
 if TYPE_CHECKING:
     from xlstm_ts.pytorch_forecasting_model import xLSTMModel
 
-__all__ = ["accuracy", "mase", "owa", "seasonal_naive", "smape", "xLSTMForecaster", "xLSTMModel"]
+__all__ = ["PanelSplit", "accuracy", "mase", "owa", "seasonal_naive", "smape", "xLSTMForecaster", "xLSTMModel"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from xlstm_ts.frames import Columns, read_panel
+from xlstm_ts.frames import Columns, future_frame, read_panel
 
 
 def seasonal_naive(
@@ -40,4 +40,5 @@ def seasonal_naive(
     panel.require_length(season_length, "seasonal_naive")
     offsets = np.arange(horizon) % season_length - season_length
     values = panel.values[np.cumsum(panel.lengths)[:, None] + offsets]  # (N, H)
-    return panel.future_frame(horizon, columns).assign(SeasonalNaive=values.ravel())
+    future = future_frame(panel.ids, panel.last_ds, panel.frequency, horizon, columns)
+    return future.assign(SeasonalNaive=values.ravel())

@@ -1,13 +1,20 @@
-"""Margins that widen intervals to the coverage they promise, from forecasts of values that were held out."""
+"""What held-out forecasts teach about intervals and paths: how far too narrow, how errors hang together.
 
+Shapes: M forecasts, H horizon, Q quantiles.
+"""
+
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from xlstm_ts.forecasting import normal_scores
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.supervision import supervise
 from xlstm_ts.windows import Windows
+
+MOST_CORRELATED = 0.99
 
 
 def widening_margins(forecast: Tensor, actual: Tensor, quantiles: Sequence[float]) -> Tensor:
@@ -31,18 +38,44 @@ def widening_margins(forecast: Tensor, actual: Tensor, quantiles: Sequence[float
     below, above = forecast[:, :middle].flip(1), forecast[:, middle + 1 :]  # both from the median outwards
     outside = torch.maximum(below - actual[:, None], actual[:, None] - above)  # (M, middle)
     # The rank n + 1 corrects for the few values that calibrate.
-    shares = [min(1.0, (2 * p - 1) * (1 + 1 / len(actual))) for p in quantiles[middle + 1 :]]
-    needed = torch.stack([outside[:, k].quantile(share) for k, share in enumerate(shares)])
+    ranks = [min(len(actual), math.ceil((2 * p - 1) * (len(actual) + 1))) for p in quantiles[middle + 1 :]]
+    needed = torch.stack([outside[:, k].kthvalue(rank).values for k, rank in enumerate(ranks)])
     margins = needed.clamp(min=0).cummax(0).values
     return torch.cat([-margins.flip(0), margins.new_zeros(1), margins])
 
 
+def step_correlation(forecast: Tensor, actual: Tensor, counted: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """How much the error of a step resembles that of the step before: correlation of normal scores, in [0, 0.99].
+
+    Args:
+        forecast: quantiles (M, H, Q).
+        actual: (M, H).
+        counted: bool (M, H).
+        quantiles: the Q probabilities.
+    """
+    grid = normal_scores(quantiles).to(forecast)
+    right = torch.searchsorted(forecast.contiguous(), actual.unsqueeze(-1)).clamp(1, len(grid) - 1)
+    low, high = forecast.gather(-1, right - 1), forecast.gather(-1, right)
+    share = (actual.unsqueeze(-1) - low) / (high - low).clamp(min=1e-6)
+    scores = torch.lerp(grid[right - 1], grid[right], share.clamp(-1, 2)).squeeze(-1)
+    both = counted[:, 1:] & counted[:, :-1]
+    before, after = scores[:, :-1][both], scores[:, 1:][both]
+    product = (before * after).sum() / (before.square().sum() * after.square().sum()).sqrt().clamp(min=1e-6)
+    return product.clamp(0, MOST_CORRELATED)
+
+
 @torch.inference_mode()
-def calibrate(network: ForecastNetwork, held_out: Iterable[Windows]) -> None:
-    """Set a network's margins from windows that it was not trained on; it must be in evaluation mode."""
+def calibrate(network: ForecastNetwork, held_out: Iterable[Windows], *, least_history: int) -> None:
+    """Set a network's margins and path correlation from windows that it was not trained on, in evaluation mode."""
     network.margins.zero_()
-    parts = [supervise(network, batch, origins=1) for batch in held_out]
-    forecast = torch.cat([part.forecast[part.counted] for part in parts])
-    actual = torch.cat([part.target[part.counted] for part in parts])
-    if len(actual):
-        network.margins.copy_(widening_margins(forecast, actual, network.config.quantiles))
+    forecasts, actuals, counts = [], [], []
+    for batch in held_out:
+        part = supervise(network, batch, origins=1, least_history=least_history)
+        forecasts.append(network.quantiles(part.parameters, part.scale).flatten(0, 1))
+        actuals.append(part.target.flatten(0, 1))
+        counts.append(part.counted.flatten(0, 1))
+    forecast, actual, counted = torch.cat(forecasts), torch.cat(actuals), torch.cat(counts)
+    if counted.any():
+        network.margins.copy_(widening_margins(forecast[counted], actual[counted], network.config.quantiles))
+        calibrated = forecast + network.margins
+        network.path_correlation.copy_(step_correlation(calibrated, actual, counted, network.config.quantiles))

@@ -1,6 +1,6 @@
 """Candidates: for every step ahead, past values that it may continue.
 
-Shapes: B batch, S tokens, R reach, H horizon, K candidates.
+Shapes: B batch, S tokens, R reach, H horizon, K candidates, E covariates.
 """
 
 from collections.abc import Sequence
@@ -46,19 +46,48 @@ class Candidates(nn.Module):
         self.register_buffer("seasons_ahead", drifts.float(), persistent=False)  # (H, len(season_lengths))
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Candidates (B, S, H, K) in units of each token's scale, and which are available, bool of that shape."""
+        """Candidates (B, S, H, K) in units of each token's scale, and which are available, bool of that shape.
+
+        The first one, the newest value that was seen, is always available; without any it is the location.
+        """
         values, available = tokens.history[..., self.index], tokens.seen[..., self.index]
-        gains = torch.stack([seasonal_gain(tokens.history, season) for season in self.season_lengths], -1)
-        known = torch.stack([tokens.seen[..., -2 * season :].all(-1) for season in self.season_lengths], -1)
+        values[..., 0] = last_seen(tokens).unsqueeze(-1)
+        available[..., 0] = True
+        gains, known = zip(*(seasonal_gain(tokens, season) for season in self.season_lengths), strict=True)
         plain = len(self.favoured) - len(self.season_lengths)
-        drifting = values[..., plain:] + gains.unsqueeze(-2) * self.seasons_ahead
+        drifting = values[..., plain:] + torch.stack(gains, -1).unsqueeze(-2) * self.seasons_ahead
         values = torch.cat([values[..., :plain], drifting], -1)
-        return values, torch.cat([available[..., :plain], available[..., plain:] & known.unsqueeze(-2)], -1)
+        both = available[..., plain:] & torch.stack(known, -1).unsqueeze(-2)
+        return values, torch.cat([available[..., :plain], both], -1)
+
+    def contrast(self, behind: Tensor, ahead: Tensor) -> Tensor:
+        """How the covariates of each step differ from those of the steps it may continue: (B, S, H, K * E).
+
+        Args:
+            behind: covariates (B, S, R, E) of each token's look-back.
+            ahead: (B, S, H, E) of its steps ahead.
+        """
+        return (ahead.unsqueeze(-2) - behind[:, :, self.index]).flatten(3)
 
 
-def seasonal_gain(history: Tensor, season: int) -> Tensor:
-    """Mean of the newest season less that of the one before: (B, S, R) -> (B, S)."""
-    return history[..., -season:].mean(-1) - history[..., -2 * season : -season].mean(-1)
+def last_seen(tokens: Tokens) -> Tensor:
+    """The newest value that each token saw (B, S); 0, its location, where there is none."""
+    position = torch.arange(1, tokens.seen.shape[-1] + 1, device=tokens.seen.device)
+    newest = (tokens.seen * position).argmax(-1, keepdim=True)
+    return tokens.history.gather(-1, newest).squeeze(-1)
+
+
+def seasonal_gain(tokens: Tokens, season: int) -> tuple[Tensor, Tensor]:
+    """What the newest season gained over the one before, on average over the steps seen in both.
+
+    Returns:
+        The gain (B, S), and whether at least half of the steps were seen in both, bool (B, S).
+    """
+    newer, older = slice(-season, None), slice(-2 * season, -season)
+    both = tokens.seen[..., newer] & tokens.seen[..., older]
+    change = torch.where(both, tokens.history[..., newer] - tokens.history[..., older], 0.0)
+    count = both.sum(-1)
+    return change.sum(-1) / count.clamp(min=1), 2 * count >= season
 
 
 def seasons_ahead(step: Tensor, season: int) -> Tensor:

@@ -13,6 +13,15 @@ LONGEST_SEASON = 7 * 24 * 12  # a week of five-minute steps
 CALENDAR_SEASONS = {"D": 7, "B": 5, "W": 52, "M": 12, "Q": 4, "Y": 1}
 
 
+def is_time(ds: pd.Series) -> bool:
+    """Whether a column can be a time axis: integers, timestamps with or without a zone, or periods."""
+    return (
+        pd.api.types.is_integer_dtype(ds)
+        or pd.api.types.is_datetime64_any_dtype(ds)
+        or isinstance(ds.dtype, pd.PeriodDtype)
+    )
+
+
 def infer_frequency(ds: pd.Series) -> Frequency | None:
     """The frequency of one sorted time axis, or None where it is irregular or too short to tell.
 
@@ -22,6 +31,8 @@ def infer_frequency(ds: pd.Series) -> Frequency | None:
     if pd.api.types.is_integer_dtype(ds):
         steps = np.unique(np.diff(ds.to_numpy()))
         return int(steps[0]) if len(steps) == 1 else None
+    if isinstance(ds.dtype, pd.PeriodDtype):
+        return str(ds.dtype.freq.freqstr)
     return pd.infer_freq(pd.DatetimeIndex(ds)) if len(ds) >= 3 else None
 
 
@@ -39,6 +50,8 @@ def regular_axis(first: Any, periods: int, frequency: Frequency) -> pd.Index:
     """``periods`` points in time from ``first`` on; shifted where ``first`` is not on the frequency's grid."""
     if isinstance(frequency, int):
         return pd.Index(np.arange(periods) * frequency + first)
+    if isinstance(first, pd.Period):
+        return pd.period_range(first, periods=periods)
     return pd.date_range(first, periods=periods, freq=frequency)
 
 
@@ -50,8 +63,30 @@ def first_deviation(ds: pd.Series, frequency: Frequency) -> int | None:
     """
     if isinstance(frequency, int) != pd.api.types.is_integer_dtype(ds):
         return 0
-    differs = regular_axis(ds.iloc[0], len(ds), frequency).to_numpy() != ds.to_numpy()
+    if isinstance(ds.dtype, pd.PeriodDtype) and infer_frequency(ds) != frequency:
+        return 0
+    differs = _ordinals(regular_axis(ds.iloc[0], len(ds), frequency)) != _ordinals(pd.Index(ds))
     return int(differs.argmax()) if differs.any() else None
+
+
+def _ordinals(axis: pd.Index) -> np.ndarray:
+    """The points of a time axis as integers that compare fast."""
+    if isinstance(axis, pd.DatetimeIndex):
+        return axis.as_unit("ns").asi8
+    return axis.asi8 if isinstance(axis, pd.PeriodIndex) else axis.to_numpy()
+
+
+def steps_between(first: Any, last: Any, frequency: Frequency) -> int:
+    """Steps of a frequency from one point in time up to another one.
+
+    >>> steps_between(pd.Timestamp("2024-01-01"), pd.Timestamp("2024-03-01"), "MS")
+    2
+    """
+    if isinstance(frequency, int):
+        return int(last - first) // frequency
+    if isinstance(first, pd.Period):
+        return len(pd.period_range(first, last)) - 1
+    return len(pd.date_range(first, last, freq=frequency)) - 1
 
 
 def future_axis(last: Any, periods: int, frequency: Frequency) -> pd.Index:

@@ -1,70 +1,187 @@
-"""The quantile head: one small network for every step ahead, fed with the seasonal values it continues.
+"""Heads: what the network's outputs mean, as a distribution of each value ahead.
 
-Shapes: B batch, S tokens, H horizon, K candidate values for a step, Q quantiles, D embedding dim.
+Shapes: any leading ones, n parameters of a value, Q quantiles.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from xlstm_ts.scaling import Scale
+
+if TYPE_CHECKING:
+    from pytorch_forecasting.metrics import MultiHorizonMetric
 
 # Quantile gaps start near softplus(-2) = .13 scales: wide enough to learn from, narrow enough to be close.
 INITIAL_GAP = -2.0
-DISFAVOUR = 2.0
+# Deviations start near softplus(-1) = .31 scales.
+INITIAL_DEVIATION = -1.0
+LEAST_DEVIATION, LEAST_RATE = 1e-4, 1e-6
+LEAST_DEGREES = 2.1  # a variance exists
 
 
-class QuantileHead(nn.Module):
-    """Hidden state and candidate values -> ascending quantiles for every step ahead.
+class Head(Protocol):
+    """A family of distributions whose parameters are in units of a token's scale unless told otherwise."""
 
-    The middle quantile is a mixture of the candidates (last value, values one or more seasons ago) with weights that
-    depend on step and state, plus a correction: the network learns how to deviate from a good base.
+    num_outputs: int
+    rescales: bool  # whether parameters times a factor are those of values times that factor
 
-    Args:
-        embedding_dim: width D of the hidden state.
-        horizon: steps ahead H.
-        favoured: for each of the K candidates, whether the mixture starts with it.
-        num_quantiles: Q, odd: the middle one is the median.
-        step_dim: width of the hidden state's message to each single step.
-        decoder_dim: hidden width of the network that all steps share.
-    """
+    def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
+        """Parameters (B, S, H, n) from a base value (B, S, H, 1), the network's outputs (B, S, H, num_outputs)."""
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        horizon: int,
-        *,
-        favoured: Sequence[bool],
-        num_quantiles: int,
-        step_dim: int,
-        decoder_dim: int,
-    ) -> None:
-        super().__init__()
-        num_candidates = len(favoured)
-        self.steps = nn.Linear(embedding_dim, horizon * step_dim)
-        self.context = nn.Linear(embedding_dim, decoder_dim)
-        self.inputs = nn.Linear(step_dim + 2 * num_candidates, decoder_dim)
-        self.position = nn.Parameter(0.1 * torch.randn(horizon, decoder_dim))
-        self.output = nn.Linear(decoder_dim, num_candidates + num_quantiles)
-        with torch.no_grad():
-            self.output.weight.mul_(0.3)  # training starts close to the mean of the favoured candidates
-            self.output.bias.zero_()
-            self.output.bias[:num_candidates] -= DISFAVOUR * ~torch.tensor(favoured)
+    def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
+        """Loss (B, S, H) of targets (B, S, H) in units of the scale."""
 
-    def forward(self, hidden: Tensor, candidates: Tensor, available: Tensor) -> Tensor:
-        """Quantiles (B, S, H, Q) in units of the scale.
+    def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
+        """Quantiles (B, S, H, Q) in units of the scale."""
 
-        Args:
-            hidden: (B, S, D).
-            candidates: (B, S, H, K) in units of the scale.
-            available: bool (B, S, H, K); at least one candidate of every step must be.
-        """
-        message = self.steps(hidden).unflatten(-1, (len(self.position), -1))  # (B, S, H, step_dim)
-        inputs = self.inputs(torch.cat([message, candidates, available.to(candidates.dtype)], -1))
-        z = F.gelu(inputs + self.context(hidden).unsqueeze(-2) + self.position)
-        gates, raw = self.output(z).split([candidates.shape[-1], self.output.out_features - candidates.shape[-1]], -1)
-        weights = gates.masked_fill(~available, -torch.inf).softmax(-1)
-        return (weights * candidates).sum(-1, keepdim=True) + ascending(raw)
+
+class QuantileHead:
+    """Quantiles of fixed probabilities, trained on the pinball loss, without a shape assumed."""
+
+    rescales = True
+
+    def __init__(self, probabilities: Sequence[float]) -> None:
+        self.probabilities = tuple(probabilities)
+        self.num_outputs = len(self.probabilities)
+
+    @cached_property
+    def metric(self) -> MultiHorizonMetric:
+        from pytorch_forecasting.metrics import QuantileLoss  # takes seconds to import, forecasting does without
+
+        return QuantileLoss(quantiles=list(self.probabilities))
+
+    def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
+        return base + ascending(raw)
+
+    def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
+        return stepwise(self.metric, parameters, target).mean(-1)
+
+    def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
+        assert tuple(probabilities) == self.probabilities, "quantiles between the trained ones are interpolated later"
+        return parameters
+
+
+class NormalHead:
+    """A normal distribution: location and deviation."""
+
+    num_outputs = 2
+    rescales = False
+
+    def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
+        return torch.cat([base + raw[..., :1], positive(raw[..., 1:])], -1)
+
+    def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
+        location, deviation = parameters.unbind(-1)
+        return -torch.distributions.Normal(location, deviation).log_prob(target)
+
+    def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
+        scores = parameters.new_tensor([NormalDist().inv_cdf(p) for p in probabilities])
+        return parameters[..., :1] + parameters[..., 1:] * scores
+
+
+class StudentTHead:
+    """Student's t: location, deviation and degrees of freedom, for values with outliers."""
+
+    num_outputs = 3
+    rescales = False
+
+    def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
+        degrees = LEAST_DEGREES + F.softplus(raw[..., 2:] + 2.0)
+        return torch.cat([base + raw[..., :1], positive(raw[..., 1:2]), degrees], -1)
+
+    def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
+        location, deviation, degrees = parameters.unbind(-1)
+        return -torch.distributions.StudentT(degrees, location, deviation).log_prob(target)
+
+    def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
+        from scipy.stats import t
+
+        degrees = parameters[..., 2:].double().numpy(force=True)
+        scores = torch.as_tensor(t.ppf(np.asarray(probabilities), degrees)).to(parameters)
+        return parameters[..., :1] + parameters[..., 1:2] * scores
+
+
+class NegativeBinomialHead:
+    """Counts: mean in units of the data, and overdispersion."""
+
+    num_outputs = 2
+    rescales = False
+
+    @cached_property
+    def metric(self) -> MultiHorizonMetric:
+        from pytorch_forecasting.metrics import NegativeBinomialDistributionLoss
+
+        return NegativeBinomialDistributionLoss()
+
+    def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
+        mean = scale.restore((base + raw[..., :1]).flatten(2)).float().reshape(base.shape)
+        unit = scale.scale.float().unsqueeze(-1)
+        # Softplus on the series' own scale: linear where counts are high, positive where they are low.
+        return torch.cat([unit * F.softplus(mean / unit) + LEAST_RATE, positive(raw[..., 1:])], -1)
+
+    def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
+        # Rounded, as counts have come through units of the scale and back.
+        counts = scale.restore(target.flatten(2)).round().clamp(min=0).float()
+        return self.metric.loss(parameters, counts)
+
+    def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
+        from scipy.stats import nbinom
+
+        mean, dispersion = (part[..., None].double().numpy(force=True) for part in parameters.unbind(-1))
+        size = 1 / dispersion
+        counts = torch.as_tensor(nbinom.ppf(np.asarray(probabilities), size, size / (size + mean)))
+        counts = counts.to(scale.scale)
+        return scale.normalise(counts.flatten(2)).reshape(counts.shape)
+
+
+class PointHead:
+    """One value, trained on the squared error; calibration alone gives it intervals."""
+
+    num_outputs = 1
+    rescales = True
+
+    def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
+        return base + raw
+
+    def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
+        return (parameters[..., 0] - target).square()
+
+    def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
+        return parameters.expand(*parameters.shape[:-1], len(probabilities))
+
+
+PARAMETRIC: dict[str, type[Head]] = {
+    "normal": NormalHead,
+    "student_t": StudentTHead,
+    "negative_binomial": NegativeBinomialHead,
+    "point": PointHead,
+}
+HEADS = ("quantile", *PARAMETRIC)
+
+
+def make_head(name: str, probabilities: Sequence[float]) -> Head:
+    """The head of the given name; ``probabilities`` are those of the quantile head."""
+    return QuantileHead(probabilities) if name == "quantile" else PARAMETRIC[name]()
+
+
+def stepwise(metric: MultiHorizonMetric, parameters: Tensor, target: Tensor) -> Tensor:
+    """A metric's loss at every step; it takes (batch, steps, n), so tokens are laid into the batch."""
+    loss = metric.loss(parameters.flatten(0, 1), target.flatten(0, 1))
+    return loss.reshape(*target.shape, *loss.shape[2:])
+
+
+def positive(raw: Tensor) -> Tensor:
+    """Unbounded numbers to deviations."""
+    return F.softplus(raw + INITIAL_DEVIATION) + LEAST_DEVIATION
 
 
 def ascending(raw: Tensor) -> Tensor:

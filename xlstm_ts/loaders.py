@@ -1,17 +1,19 @@
 """What trains and what is held out: the split of a pool, and the loaders of both parts."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Sampler
 
 from xlstm_ts.network import NetworkConfig
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, WindowDataset, Windows, tail_origins, training_origins
 
 VALIDATION_BATCH = 512
+VALIDATION_ORIGINS = 32  # in a long tail
 VALIDATION_SHARE = 20  # one value in so many validates
 # An epoch: more passes over one short series teach it by heart, more steps gain little on thousands of windows.
 PASSES = 2
@@ -31,18 +33,51 @@ def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, sea
     return torch.where(lengths - tails > 2 * season_length, tails, 0)
 
 
+def validation_step(tail: int, horizon: int) -> int:
+    """Distance of the origins in a held-out tail: a horizon, or less in a tail of few horizons, for so many origins."""
+    return horizon if tail <= horizon else max(1, min(horizon, tail // VALIDATION_ORIGINS))
+
+
+def least_history(pool: SeriesPool, sizes: NetworkConfig) -> int:
+    """Steps that must lie before a training origin: a season, or what the longest series of short ones can spare."""
+    return max(1, min(sizes.season_lengths[0], int(pool.lengths.max()) - 1))
+
+
+class EpochSampler(Sampler[int]):
+    """Indices at random, with replacement; each epoch and each process of a group has its own, which repeat.
+
+    So a training that is taken up again goes on with the windows that it would have had.
+    """
+
+    def __init__(self, population: int, num_samples: int, seed: int) -> None:
+        self.population, self.num_samples, self.seed = population, num_samples, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch, rank))
+        return iter(torch.randint(self.population, (self.num_samples,), generator=generator).tolist())
+
+
+def derived_seed(seed: int, count: int, rank: int) -> int:
+    """A seed of its own for each epoch or step, and each process."""
+    return hash((seed, count, rank)) % 2**63
+
+
 def training_loader(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> DataLoader[Windows]:
     """An epoch of random windows."""
-    shortest, longest = sizes.season_lengths[0], sizes.season_lengths[-1]
-    origins = training_origins(pool, least_history=shortest, wished_history=longest)
+    longest = sizes.season_lengths[-1]
+    origins = training_origins(pool, least_history=least_history(pool, sizes), wished_history=longest)
     windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
     steps = config.steps_per_epoch or min(LONGEST_EPOCH, math.ceil(PASSES * len(windows) / config.batch_size))
-    sampler = RandomSampler(
-        windows,
-        replacement=True,
-        num_samples=steps * config.batch_size,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
+    sampler = EpochSampler(len(windows), steps * config.batch_size, config.seed)
     return DataLoader(windows, batch_size=config.batch_size, sampler=sampler, collate_fn=as_fetched)
 
 

@@ -1,10 +1,11 @@
-"""Fan charts of forecasts."""
+"""Pictures: fan charts, backtests, what a network remembers and looks at."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 HISTORY, FAN, ACTUAL, GRID = "#3b4252", "#c2410c", "#64748b", "#e5e7eb"
 INTERVAL = re.compile(r"^(?P<model>.+)-lo-(?P<level>[\d.]+)$")
+BLOCK_COLOURS = ["#c2410c", "#3b4252", "#64748b", "#0f766e"]
 TINTS = (0.18, 0.55)  # how much of the fan's colour the widest and the narrowest interval take
 
 
@@ -60,8 +62,79 @@ def plot_forecast(
     if actual is not None:
         came = _rows_of(actual, series, id_col, "actual").sort_values(ds_col)
         axes.plot(came[ds_col], came[y_col], "o", color=ACTUAL, markersize=4, markerfacecolor="white", label="actual")
-    axes.set_title(str(series), loc="left", fontweight="bold", color=HISTORY)
-    axes.legend(loc="upper left", frameon=False, labelcolor=HISTORY)
+    return _dressed(axes, str(series))
+
+
+def plot_backtest(
+    backtest: pd.DataFrame,
+    *,
+    series: Any = None,
+    lead: int = 1,
+    model: str = "xLSTM",
+    id_col: str = "unique_id",
+    ds_col: str = "ds",
+    y_col: str = "y",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what came true, and what was forecast for it ``lead`` steps before, with the widest interval.
+
+    Args:
+        backtest: what ``xLSTMForecaster.backtest`` returned; cut-offs ``step=1`` apart give a forecast for each row.
+        series: which series; None is the first.
+        lead: steps ahead, from 1.
+        model: the column with the point forecast.
+        ax: where to draw; None makes a new figure.
+
+    Raises:
+        ValueError: the backtest lacks the series or the lead.
+    """
+    import matplotlib.pyplot as plt
+
+    series = backtest[id_col].iloc[0] if series is None else series
+    rows = _rows_of(backtest, series, id_col, "backtest").sort_values(["cutoff", ds_col])
+    rows = rows[rows.groupby("cutoff").cumcount() == lead - 1]
+    if rows.empty:
+        raise ValueError(f"backtest has no forecast {lead} steps ahead")
+    axes = plt.subplots(figsize=(10, 4.5), layout="constrained")[1] if ax is None else ax
+    levels = sorted((match["level"] for match in map(INTERVAL.match, rows.columns) if match), key=float)
+    if levels:
+        low, high = (rows[f"{model}-{side}-{levels[-1]}"] for side in ("lo", "hi"))
+        axes.fill_between(rows[ds_col], low, high, color=FAN, alpha=0.2, linewidth=0, label=f"{levels[-1]} % interval")
+    axes.plot(rows[ds_col], rows[y_col], color=HISTORY, linewidth=1.4, label="actual")
+    axes.plot(rows[ds_col], rows[model], color=FAN, linewidth=1.6, label=f"{model}, {lead} steps before")
+    return _dressed(axes, str(series))
+
+
+def plot_half_lives(half_lives: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Draw how long each unit remembers, the units of a block in order; from ``xLSTMForecaster.half_lives``."""
+    import matplotlib.pyplot as plt
+
+    axes = plt.subplots(figsize=(7, 4.2), layout="constrained")[1] if ax is None else ax
+    for block, (row, colour) in enumerate(
+        zip(np.sort(half_lives, axis=1), BLOCK_COLOURS * len(half_lives), strict=False)
+    ):
+        axes.plot(np.linspace(0, 100, len(row)), row, color=colour, linewidth=2, label=f"block {block + 1}")
+    axes.set(yscale="log", xlabel="% of units that forget sooner", ylabel="half-life in rows")
+    return _dressed(axes, "how long the units remember")
+
+
+def plot_attribution(attribution: pd.Series, *, last: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw by how much each past value moves a forecast; from ``xLSTMForecaster.attribution``."""
+    import matplotlib.pyplot as plt
+
+    shown = attribution.tail(len(attribution) if last is None else last)
+    axes = plt.subplots(figsize=(10, 3.6), layout="constrained")[1] if ax is None else ax
+    axes.vlines(shown.index, 0, shown.to_numpy(), color=FAN, linewidth=1.6)
+    axes.axhline(0, color=HISTORY, linewidth=0.8)
+    axes.set_ylabel("change of the forecast per unit")
+    return _dressed(axes, str(attribution.name), legend=False)
+
+
+def _dressed(axes: Axes, title: str, *, legend: bool = True) -> Axes:
+    """The look that all pictures share."""
+    axes.set_title(title, loc="left", fontweight="bold", color=HISTORY)
+    if legend:
+        axes.legend(loc="upper left", frameon=False, labelcolor=HISTORY)
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -21,7 +21,7 @@ def detect_season_lengths(values: np.ndarray, lengths: np.ndarray) -> tuple[int,
     """The season that the series share, and a longer one where a multiple of it stands out, as a week of days does.
 
     Args:
-        values: (T,) the series, end to end.
+        values: (T,) the series, end to end; NaN is a missing value.
         lengths: (N,) values of each.
 
     Returns:
@@ -48,6 +48,15 @@ def longer_season(multiples: np.ndarray, season: int, *, rise: float) -> tuple[i
     return (season * (1 + max(rising, key=lambda k: multiples[k])),) if rising else ()
 
 
+def without_missing(values: np.ndarray) -> np.ndarray:
+    """Values with straight lines where some are missing (NaN); nothing where all are."""
+    seen = np.isfinite(values)
+    if seen.all() or not seen.any():
+        return values if seen.any() else values[:0]
+    steps = np.arange(len(values))
+    return np.interp(steps, steps[seen], values[seen])
+
+
 def detrended(values: np.ndarray) -> np.ndarray:
     """Values less their straight line."""
     time = np.arange(len(values)) - (len(values) - 1) / 2
@@ -65,7 +74,7 @@ def shared_autocorrelation(
     stops = np.cumsum(lengths)
     starts = np.maximum(stops - lengths, stops - 4 * LONGEST)
     chosen = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), LISTENED)).astype(int))
-    rows = [autocorrelation(view(values[starts[n] : stops[n]])) for n in chosen]
+    rows = [autocorrelation(view(without_missing(values[starts[n] : stops[n]]))) for n in chosen]
     rows = [row for row in rows if len(row)]
     if not rows:
         return np.zeros(1), np.inf

@@ -1,6 +1,6 @@
 """Forecasts of a window's tokens beside what came true after each.
 
-Shapes: B batch, S tokens, H horizon, Q quantiles.
+Shapes: B batch, S tokens, H horizon, n parameters of a distribution.
 """
 
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xlstm_ts.network import ForecastNetwork
+from xlstm_ts.scaling import Scale
 from xlstm_ts.windows import Windows
 
 
@@ -15,22 +16,31 @@ class Supervised(NamedTuple):
     """Forecasts and targets in units of each origin's scale.
 
     Attributes:
-        forecast: quantiles (B, S, H, Q).
+        parameters: of the head's distributions (B, S, H, n).
         target: (B, S, H), arbitrary where not counted.
-        counted: (B, S, H) bool: the target exists, and a whole season lies before its origin, as at forecasting.
+        counted: (B, S, H) bool: the target exists, and enough history lies before its origin.
+        scale: of each origin.
     """
 
-    forecast: Tensor
+    parameters: Tensor
     target: Tensor
     counted: Tensor
+    scale: Scale
 
 
-def supervise(network: ForecastNetwork, batch: Windows, *, origins: int) -> Supervised:
-    """Forecast at the newest ``origins`` tokens of windows whose last ``horizon`` values are unknown to all of them."""
-    sizes = network.config
-    known = batch.values.shape[1] - sizes.horizon
-    forecast, tokens, _ = network(batch.values[:, :known], batch.seen[:, :known], origins=origins)
-    ahead = batch.values[:, sizes.reach :].unfold(1, sizes.horizon, sizes.patch_length)[:, -origins:]
-    came = batch.seen[:, sizes.reach :].unfold(1, sizes.horizon, sizes.patch_length)[:, -origins:]
-    has_season = tokens.seen[..., -sizes.season_lengths[0] :].all(-1, keepdim=True)
-    return Supervised(forecast, tokens.scale.normalise(ahead), came & has_season)
+def supervise(network: ForecastNetwork, batch: Windows, *, origins: int, least_history: int) -> Supervised:
+    """Forecast at the newest ``origins`` tokens of windows whose last ``horizon`` values are unknown to all of them.
+
+    Args:
+        network: what forecasts.
+        batch: windows of reach + (S - 1) * patch_length + horizon steps.
+        origins: how many tokens.
+        least_history: an origin counts if its series began so many steps before, and half of them were seen.
+    """
+    sizes, (values, seen, *_) = network.config, batch.rows
+    parameters, tokens = network(batch.rows, origins=origins)
+    ahead = values[:, sizes.reach :].unfold(1, sizes.horizon, sizes.patch_length)[:, -origins:]
+    came = seen[:, sizes.reach :].unfold(1, sizes.horizon, sizes.patch_length)[:, -origins:]
+    began = tokens.seen[..., : sizes.reach - least_history + 1].any(-1, keepdim=True)
+    enough = 2 * tokens.seen[..., -least_history:].sum(-1, keepdim=True) >= least_history
+    return Supervised(parameters, tokens.scale.normalise(ahead), came & began & enough, tokens.scale)

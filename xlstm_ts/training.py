@@ -6,18 +6,25 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_forecasting.metrics import QuantileLoss
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xlstm_ts.calibration import calibrate
-from xlstm_ts.loaders import tail_loader, training_loader, validation_tails
+from xlstm_ts.loaders import (
+    derived_seed,
+    least_history,
+    tail_loader,
+    training_loader,
+    validation_step,
+    validation_tails,
+)
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.supervision import supervise
 from xlstm_ts.training_config import TrainingConfig
@@ -26,19 +33,20 @@ from xlstm_ts.windows import SeriesPool, Windows
 GRADIENT_CLIP = 1.0
 WARM_UP = 0.15
 # Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
-TARGETS_A_WINDOW = 1024
+TARGETS_A_WINDOW = 4096
 REHEARSED_HORIZONS = 2
+SCORE = "xlstm_ts.val_loss"
 REHEARSED_ORIGINS = 4  # within a horizon
 
 
 class ForecastModule(L.LightningModule):
     """Loss and optimiser around a ``ForecastNetwork``."""
 
-    def __init__(self, network: ForecastNetwork, config: TrainingConfig) -> None:
+    def __init__(self, network: ForecastNetwork, config: TrainingConfig, *, least_history: int) -> None:
         super().__init__()
         self.network = network
         self.training_config = config
-        self.quantile_loss = QuantileLoss(quantiles=list(network.config.quantiles))
+        self.least_history = least_history
         self.origins = max(1, min(config.context_tokens, TARGETS_A_WINDOW // network.config.horizon))
 
     def training_step(self, batch: Windows, batch_index: int) -> Tensor:
@@ -47,7 +55,7 @@ class ForecastModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Windows, batch_index: int) -> None:
-        self.log("val_loss", self._loss(batch, 1), prog_bar=True, batch_size=len(batch.values))
+        self.log("val_loss", self._loss(batch, 1), prog_bar=True, batch_size=len(batch.unit))
 
     def configure_optimizers(self) -> Any:
         config = self.training_config
@@ -62,11 +70,22 @@ class ForecastModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Windows, batch_index: int) -> None:
+        # A training that is taken up again drops the same units as one that was not interrupted.
+        torch.manual_seed(derived_seed(self.training_config.seed, self.global_step, self.global_rank))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[SCORE] = float(self.trainer.callback_metrics.get("val_loss", torch.nan))
+
     def _loss(self, batch: Windows, origins: int) -> Tensor:
-        """Mean quantile loss over the steps ahead of the newest ``origins`` tokens, in units of their scales."""
-        forecast, target, counted = supervise(self.network, batch, origins=origins)
-        loss = self.quantile_loss.loss(forecast.flatten(0, 1), target.flatten(0, 1)).mean(-1)
-        return torch.where(counted.flatten(0, 1), loss, 0.0).sum() / counted.sum().clamp(min=1)
+        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens."""
+        part = supervise(self.network, batch, origins=origins, least_history=self.least_history)
+        parameters, target, head = part.parameters, part.target, self.network.head
+        if self.training_config.loss_unit == "series" and head.rescales:
+            ratio = (part.scale.scale / batch.unit[:, None, None]).float()
+            parameters, target = parameters * ratio.unsqueeze(-1), target * ratio
+        loss = head.loss(parameters, target, part.scale)
+        return torch.where(part.counted, loss, 0.0).sum() / part.counted.sum().clamp(min=1)
 
 
 def train(
@@ -76,6 +95,7 @@ def train(
     *,
     progress_bar: bool = False,
     trainer_params: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> dict[str, float]:
     """Fit a network in place; it ends on the CPU, in evaluation mode.
 
@@ -88,30 +108,51 @@ def train(
         config: how.
         progress_bar: show Lightning's.
         trainer_params: more arguments for ``lightning.Trainer``, such as accelerator, devices or logger.
+        folder: where each epoch leaves a checkpoint, to go on from after an interruption; None is nowhere.
 
     Returns:
         The last train_loss and, with held-out tails, the best val_loss.
     """
     sizes = network.config
-    fit = partial(fit_network, config=config, progress_bar=progress_bar, trainer_params=trainer_params or {})
-    hold_out = partial(
-        validation_tails, pool.stops - pool.starts, horizon=sizes.horizon, season_length=sizes.season_lengths[0]
+    set_prior(network, pool)
+    least = least_history(pool, sizes)
+    if not (pool.lengths > least).any():
+        network.eval()
+        return {}
+    fit = partial(
+        fit_network, config=config, least=least, progress_bar=progress_bar, trainer_params=trainer_params or {}
     )
+    hold_out = partial(validation_tails, pool.lengths, horizon=sizes.horizon, season_length=sizes.season_lengths[0])
     tails = hold_out(config.val_size)
     if tails.any():
-        held_out = tail_loader(pool, tails, sizes, config, step=sizes.horizon)
-        losses = fit(network, pool.without_tails(tails), held_out=held_out)
-        calibrate(network, held_out)
+        step = validation_step(int(tails.max()), sizes.horizon)
+        held_out = tail_loader(pool, tails, sizes, config, step=step)
+        losses = fit(network, pool.without_tails(tails), held_out=held_out, folder=folder)
+        calibrate(network, held_out, least_history=least)
         return losses
     rehearsal = copy.deepcopy(network)
-    losses = fit(network, pool)
+    losses = fit(network, pool, folder=folder)
     tails = hold_out(REHEARSED_HORIZONS * sizes.horizon)
     if config.val_size is None and tails.any():
         fit(rehearsal, pool.without_tails(tails))
         step = max(1, sizes.horizon // REHEARSED_ORIGINS)
-        calibrate(rehearsal, tail_loader(pool, tails, sizes, config, step=step))
+        calibrate(rehearsal, tail_loader(pool, tails, sizes, config, step=step), least_history=least)
         network.margins.copy_(rehearsal.margins)
+        network.path_correlation.copy_(rehearsal.path_correlation)
     return losses
+
+
+def set_prior(network: ForecastNetwork, pool: SeriesPool) -> None:
+    """Tell a network what its series are like, for those of which it sees next to nothing: medians over all."""
+    levels, unrests = [], []
+    for start, stop, unit in zip(pool.starts.tolist(), pool.stops.tolist(), pool.units.tolist(), strict=True):
+        values = pool.rows.values[0, start:stop][pool.rows.seen[0, start:stop]]
+        if len(values) > 1:
+            levels.append(float(values.mean()))
+            unrests.append(unit / max(abs(levels[-1]), unit))
+    if levels:
+        network.prior_level.fill_(float(torch.tensor(levels, dtype=torch.float64).median()))
+        network.prior_unrest.fill_(float(torch.tensor(unrests, dtype=torch.float64).median()))
 
 
 def fit_network(
@@ -119,52 +160,71 @@ def fit_network(
     pool: SeriesPool,
     *,
     config: TrainingConfig,
+    least: int,
     held_out: DataLoader[Windows] | None = None,
     progress_bar: bool,
     trainer_params: Mapping[str, Any],
+    folder: Path | None = None,
 ) -> dict[str, float]:
     """One run of the trainer; with held-out windows it ends with the weights that forecast them best."""
-    module = ForecastModule(network, config)
-    with TemporaryDirectory() as folder, quiet_lightning():
-        callbacks, best = early_stopping(folder, config.patience) if held_out else ([], None)
+    module = ForecastModule(network, config, least_history=least).train()  # Lightning keeps the mode it finds
+    with checkpoint_folder(folder) as kept, quiet_lightning():
+        best = ModelCheckpoint(kept, "best", monitor="val_loss", enable_version_counter=False) if held_out else None
         options = {
             "accelerator": "auto" if torch.cuda.is_available() else "cpu",  # Apple's GPU lacks the float64 of scaling
             "devices": 1,
             "logger": False,
-            "enable_checkpointing": best is not None,
+            "enable_checkpointing": bool(best or folder),
             "enable_model_summary": False,
             **trainer_params,
         }
-        extra = options.pop("callbacks", [])
+        callbacks: list[Callback] = options.pop("callbacks", [])
+        if best:
+            callbacks = [EarlyStopping("val_loss", patience=config.patience), best, *callbacks]
+        if folder:
+            callbacks = [*callbacks, ModelCheckpoint(kept, "last", enable_version_counter=False)]
         trainer = L.Trainer(
             max_epochs=config.max_epochs,
             gradient_clip_val=GRADIENT_CLIP,
-            default_root_dir=folder,
+            default_root_dir=kept,
             enable_progress_bar=progress_bar,
             num_sanity_val_steps=0,
-            callbacks=[*callbacks, *extra],
+            use_distributed_sampler=False,  # each process draws windows of its own
+            callbacks=callbacks,
             **options,
         )
-        trainer.fit(module, training_loader(pool, network.config, config), held_out)
+        interrupted = kept / "last.ckpt"
+        trainer.fit(
+            module,
+            training_loader(pool, network.config, config),
+            held_out,
+            ckpt_path=interrupted if interrupted.exists() else None,
+        )
         losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if best is not None:
-            losses["val_loss"] = restore_best(module, best)
+        if best:
+            losses["val_loss"] = restore_best(module, kept / "best.ckpt")
     network.cpu().eval()
     return losses
 
 
-def early_stopping(folder: str, patience: int) -> tuple[list[Callback], ModelCheckpoint]:
-    """Callbacks that stop training when validation no longer improves and keep the best weights in ``folder``."""
-    best = ModelCheckpoint(folder, monitor="val_loss", save_weights_only=True)
-    return [EarlyStopping("val_loss", patience=patience), best], best
+@contextmanager
+def checkpoint_folder(folder: Path | None) -> Iterator[Path]:
+    """Where checkpoints go: the given folder, emptied of them once training is complete, or a temporary one."""
+    if folder is None:
+        with TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    for name in ("best.ckpt", "last.ckpt"):
+        (folder / name).unlink(missing_ok=True)
 
 
-def restore_best(module: nn.Module, best: ModelCheckpoint) -> float:
-    """Load the weights that ``best`` kept, and return their validation loss."""
-    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+def restore_best(module: nn.Module, best: Path) -> float:
+    """Load the weights of a checkpoint, and return their validation loss."""
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
-    assert best.best_model_score is not None, "training ended without a validation"
-    return float(best.best_model_score)
+    return float(checkpoint[SCORE])
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+LOSS_UNITS = ("origin", "series")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -14,6 +16,7 @@ class TrainingConfig:
         steps_per_epoch: gradient steps before each validation; None is two passes over the data, at most 30 steps.
         learning_rate: the peak of a one-cycle schedule.
         weight_decay: of AdamW.
+        loss_unit: ``origin`` measures errors in units of each origin's scale, ``series`` in those of its whole series.
         val_size: last values of every series that validate and calibrate; 0 trains on everything, uncalibrated, to the
             end of the schedule; None is a twentieth of all data in whole horizons, or a rehearsal if that is nothing.
         patience: epochs without a better validation loss before training stops.
@@ -29,3 +32,4 @@ class TrainingConfig:
     val_size: int | None
     patience: int
     seed: int
+    loss_unit: str = "origin"

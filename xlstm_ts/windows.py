@@ -1,9 +1,9 @@
 """Vectorised windows over a panel: many series in one flat array, cut by index arithmetic.
 
-Shapes: N series, T values in all, B batch, L window length.
+Shapes: N series, T steps in all, B batch, L window length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from xlstm_ts.rows import Rows
+
 
 class Windows(NamedTuple):
     """A batch of windows.
 
     Attributes:
-        values: (B, L) float64, arbitrary where not seen.
-        seen: (B, L) bool, false outside the series.
+        rows: of B windows, L steps each.
+        unit: (B,) float64, the standard deviation of each window's whole series.
     """
 
-    values: Tensor
-    seen: Tensor
+    rows: Rows
+    unit: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,45 +31,86 @@ class SeriesPool:
     """Series laid end to end.
 
     Attributes:
-        values: (T,) float64.
+        rows: one row (1, T, ...) of all steps.
         starts: (N,) int64, where each series begins.
         stops: (N,) int64, one past where each series ends.
+        units: (N,) float64, the standard deviation of each series' values.
     """
 
-    values: Tensor
+    rows: Rows
     starts: Tensor
     stops: Tensor
+    units: Tensor
 
     @classmethod
-    def from_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "SeriesPool":
-        """A pool of consecutive series.
+    def from_lengths(
+        cls,
+        values: np.ndarray,
+        lengths: np.ndarray,
+        numeric: np.ndarray | None = None,
+        categories: np.ndarray | None = None,
+    ) -> "SeriesPool":
+        """A pool of consecutive series; a value that is NaN is missing.
 
         >>> SeriesPool.from_lengths(np.arange(5.0), np.array([3, 2])).starts
         tensor([0, 3])
         """
+        total = len(values)
         stops = torch.as_tensor(lengths, dtype=torch.int64).cumsum(0)
-        return cls(torch.tensor(values, dtype=torch.float64), stops - torch.as_tensor(lengths), stops)
+        flat = torch.tensor(values, dtype=torch.float64)
+        rows = Rows(
+            flat.nan_to_num(0.0)[None],
+            flat.isfinite()[None],
+            torch.zeros(1, total, 0) if numeric is None else torch.tensor(numeric, dtype=torch.float32)[None],
+            torch.zeros(1, total, 0, dtype=torch.int64) if categories is None else torch.tensor(categories)[None],
+        )
+        return cls(rows, stops - torch.as_tensor(lengths), stops, series_deviations(rows, lengths))
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) steps of each series."""
+        return self.stops - self.starts
 
     def windows(self, series: Tensor, origins: Tensor, *, before: int, after: int = 0) -> Windows:
-        """Windows of ``before`` values up to each origin and ``after`` values from it on.
+        """Windows of ``before`` steps up to each origin and ``after`` steps from it on.
 
         Args:
             series: (B,) indices of series.
-            origins: (B,) positions in ``values``: the first one after what is known at forecasting.
-            before: values up to the origin.
-            after: values from the origin on.
+            origins: (B,) positions in the pool: the first one after what is known at forecasting.
+            before: steps up to the origin.
+            after: steps from the origin on.
         """
         positions = origins[:, None] + torch.arange(-before, after)  # (B, L)
         inside = (positions >= self.starts[series, None]) & (positions < self.stops[series, None])
-        return Windows(self.values[positions.clamp(0, len(self.values) - 1)], inside)
+        at = positions.clamp(0, self.rows.values.shape[1] - 1)
+        values, seen, numeric, categories = (field[0][at] for field in self.rows)
+        seen, outside = seen & inside, ~inside.unsqueeze(-1)
+        rows = Rows(
+            values.masked_fill(~seen, 0.0), seen, numeric.masked_fill(outside, 0.0), categories.masked_fill(outside, 0)
+        )
+        return Windows(rows, self.units[series])
 
     def without_tails(self, tails: Tensor) -> "SeriesPool":
-        """The same series, each without its last values.
+        """The same series, each without its last steps.
 
         Args:
-            tails: (N,) how many values each series loses.
+            tails: (N,) how many steps each series loses.
         """
-        return SeriesPool(self.values, self.starts, self.stops - tails)
+        return replace(self, stops=self.stops - tails)
+
+
+def series_deviations(rows: Rows, lengths: np.ndarray) -> Tensor:
+    """Standard deviation of the values seen in each of the series laid end to end (N,); 1 where nothing varies."""
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.as_tensor(lengths))
+    weight = rows.seen[0].double()
+
+    def total(amounts: Tensor) -> Tensor:
+        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, owner, amounts * weight)
+
+    count = total(torch.ones_like(weight)).clamp(min=1)
+    mean = total(rows.values[0]) / count
+    deviation = (total((rows.values[0] - mean[owner]).square()) / count).sqrt()
+    return torch.where(deviation > 0, deviation, 1.0)
 
 
 class WindowDataset(Dataset[Windows]):
@@ -76,7 +119,7 @@ class WindowDataset(Dataset[Windows]):
     Args:
         pool: the series.
         series: (M,) the series of each origin.
-        origins: (M,) positions in ``pool.values``.
+        origins: (M,) positions in the pool.
         before, after: window sizes, as in ``SeriesPool.windows``.
     """
 
@@ -88,8 +131,8 @@ class WindowDataset(Dataset[Windows]):
         return len(self.origins)
 
     def __getitem__(self, index: int) -> Windows:
-        values, seen = self.__getitems__([index])
-        return Windows(values[0], seen[0])
+        rows, unit = self.__getitems__([index])
+        return Windows(Rows(*(field[0] for field in rows)), unit[0])
 
     def __getitems__(self, indices: list[int]) -> Windows:
         """All windows of a batch in one gather: PyTorch's batched-fetch protocol."""
@@ -102,18 +145,18 @@ def training_origins(pool: SeriesPool, *, least_history: int, wished_history: in
 
     Args:
         pool: the series.
-        least_history: values of a series that must precede its first origin.
-        wished_history: values that should, where they are no more than half of the series.
+        least_history: steps of a series that must precede its first origin.
+        wished_history: steps that should, where they are no more than half of the series.
 
     Returns:
         The series and the position of each origin, both (M,).
     """
-    history = ((pool.stops - pool.starts) // 2).clamp(max=wished_history).clamp(min=least_history)
+    history = (pool.lengths // 2).clamp(max=wished_history).clamp(min=least_history)
     return _consecutive(pool.starts + history, pool.stops)
 
 
 def tail_origins(pool: SeriesPool, tails: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
-    """Every ``step``-th origin in the last ``tails`` (N,) values of each series: series and positions, both (M,)."""
+    """Every ``step``-th origin in the last ``tails`` (N,) steps of each series: series and positions, both (M,)."""
     first = pool.stops - tails
     series, origins = _consecutive(first, pool.stops)
     kept = (origins - first[series]) % step == 0

@@ -4,6 +4,7 @@ import torch
 
 from xlstm_ts.calibration import calibrate, widening_margins
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
+from xlstm_ts.rows import unseen_rows
 from xlstm_ts.windows import Windows
 
 PROBABILITIES = (0.05, 0.2, 0.5, 0.8, 0.95)
@@ -44,6 +45,7 @@ def test_a_network_is_calibrated_on_targets_that_exist() -> None:
     seen = torch.ones_like(values, dtype=torch.bool)
     seen[:, -1] = False
 
-    calibrate(network, [Windows(values, seen)])
+    rows = unseen_rows(5, values.shape[1])._replace(values=values, seen=seen)
+    calibrate(network, [Windows(rows, torch.ones(5))], least_history=2)
 
     assert 0 < network.margins.max() < 20

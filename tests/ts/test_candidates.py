@@ -11,7 +11,7 @@ REACH, HORIZON, LAGS, SEASONS = 16, 6, ((4, 1), (4, 2), (8, 1)), (4, 8)
 def candidates_of(values: torch.Tensor, seen: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidates (H, K) of a single token, in units of the data, and which are available."""
     known = torch.ones_like(values, dtype=torch.bool) if seen is None else seen
-    tokens = tokenise(values[None], known[None], reach=REACH, patch_length=4, span=REACH)
+    tokens = tokenise(values[None], known[None], reach=REACH, stride=4, span=REACH)
     candidates = Candidates(HORIZON, seasonal_lags=LAGS, season_lengths=SEASONS, reach=REACH)
     normalised, available = candidates(tokens)
     return tokens.scale.restore(normalised.flatten(2)).reshape(HORIZON, -1), available[0, 0]

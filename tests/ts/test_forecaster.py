@@ -189,16 +189,6 @@ def test_predict_keeps_the_fitted_horizon_when_parameters_change(fitted, panel) 
     assert len(changed.predict()) == 3 * HORIZON
 
 
-def test_fit_names_a_series_shorter_than_needed() -> None:
-    with pytest.raises(ValueError, match=r"at least 5 values of every series, got 4 of series 'tiny'"):
-        xLSTMForecaster(**TINY).fit(make_panel({"a": 30, "tiny": 4}))
-
-
-def test_predict_names_a_series_shorter_than_a_season(fitted) -> None:
-    with pytest.raises(ValueError, match=r"at least 4 values of every series, got 3 of series 'tiny'"):
-        fitted.predict(make_panel({"tiny": 3}))
-
-
 def test_predict_names_a_series_of_another_frequency(fitted) -> None:
     daily = make_panel({"daily": 30}, start="2020-01-01", freq="D")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xlstm_ts.frames import Columns, read_panel
+from xlstm_ts.frames import Columns, future_frame, read_panel
 
 from .conftest import make_panel
 
@@ -36,7 +36,7 @@ def test_integer_columns_of_values_become_floats() -> None:
 def test_the_future_frame_continues_each_series_at_its_own_end() -> None:
     panel = read_panel(make_panel({"a": 3, "b": 5}), COLUMNS)
 
-    assert panel.future_frame(2, COLUMNS)["ds"].tolist() == [4, 5, 6, 7]
+    assert future_frame(panel.ids, panel.last_ds, panel.frequency, 2, COLUMNS)["ds"].tolist() == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("column", ["unique_id", "ds", "y"])
@@ -70,13 +70,19 @@ def test_a_target_that_is_no_number_is_named() -> None:
         read_panel(frame, COLUMNS)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_missing_or_infinite_target_is_named(value: float) -> None:
+def test_an_infinite_target_is_named() -> None:
     frame = make_panel({"a": 5, "b": 5})
-    frame.loc[6, "y"] = value
+    frame.loc[6, "y"] = np.inf
 
-    with pytest.raises(ValueError, match=rf"'y' of series 'b' is {value} at ds = 2 \(row 6\): fill"):
+    with pytest.raises(ValueError, match=r"'y' of series 'b' is inf at ds = 2 \(row 6\): make it NaN"):
         read_panel(frame, COLUMNS)
+
+
+def test_missing_targets_stay_missing() -> None:
+    frame = make_panel({"a": 5})
+    frame.loc[2, "y"] = np.nan
+
+    assert np.isnan(read_panel(frame, COLUMNS).values).tolist() == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize("column", ["unique_id", "ds"])

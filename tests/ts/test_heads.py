@@ -1,8 +1,20 @@
-"""The quantile head mixes what is available and never lets quantiles cross."""
+"""Heads: quantiles never cross, losses fall towards the truth, densities and quantiles agree."""
 
+import pytest
 import torch
 
-from xlstm_ts.heads import QuantileHead, ascending
+from xlstm_ts.heads import HEADS, ascending, make_head
+from xlstm_ts.scaling import Scale
+
+PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+SCALE = Scale(torch.full((1, 1, 1), 20.0, dtype=torch.float64), torch.full((1, 1, 1), 5.0, dtype=torch.float64))
+
+
+def parameters_of(name: str, seed: int = 0) -> torch.Tensor:
+    head = make_head(name, PROBABILITIES)
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(1, 1, 50, 1, generator=generator)
+    return head.parameters(base, torch.randn(1, 1, 50, head.num_outputs, generator=generator), SCALE)
 
 
 def test_ascending_never_crosses_even_for_extreme_outputs() -> None:
@@ -17,32 +29,45 @@ def test_ascending_keeps_the_middle_output_as_the_median() -> None:
     assert ascending(raw)[1] == -7.0
 
 
-def test_candidates_that_are_not_available_have_no_influence() -> None:
+@pytest.mark.parametrize("name", HEADS)
+def test_quantiles_of_every_head_are_monotone(name: str) -> None:
+    quantiles = make_head(name, PROBABILITIES).quantiles(parameters_of(name), PROBABILITIES, SCALE)
+
+    assert quantiles.shape == (1, 1, 50, 5)
+    assert (quantiles.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_loss_is_least_near_the_median(name: str) -> None:
+    head = make_head(name, PROBABILITIES)
+    parameters = parameters_of(name)
+    median = head.quantiles(parameters, PROBABILITIES, SCALE)[..., 2]
+
+    near, far = (head.loss(parameters, median + off, SCALE) for off in (0.0, 3.0))
+
+    assert near.shape == (1, 1, 50)
+    assert (near < far).all()
+
+
+@pytest.mark.parametrize("name", ["normal", "student_t", "negative_binomial"])
+def test_a_distribution_has_its_share_below_each_quantile(name: str) -> None:
+    head = make_head(name, PROBABILITIES)
+    parameters = parameters_of(name)[:, :, :1]
+    if name == "negative_binomial":
+        mean, dispersion = parameters[..., 0], parameters[..., 1]
+        distribution = torch.distributions.NegativeBinomial(1 / dispersion, probs=mean / (mean + 1 / dispersion))
+    elif name == "normal":
+        distribution = torch.distributions.Normal(*parameters.unbind(-1))
+    else:
+        location, deviation, degrees = parameters.unbind(-1)
+        distribution = torch.distributions.StudentT(degrees, location, deviation)
     torch.manual_seed(0)
-    head = QuantileHead(8, 3, favoured=[True, True], num_quantiles=3, step_dim=2, decoder_dim=4)
-    hidden, available = torch.randn(1, 1, 8), torch.tensor([True, False]).expand(1, 1, 3, 2)
-    low = torch.tensor([1.0, 0.0]).expand(1, 1, 3, 2)
+    drawn = distribution.sample((20_000,)).flatten()
+    if name == "negative_binomial":
+        drawn = (drawn - 20) / 5
 
-    with torch.no_grad():
-        head.inputs.weight[:, 2:4] = 0  # what is left of the candidates is the mixture
-        high = torch.tensor([1.0, 50.0]).expand(1, 1, 3, 2)
-        torch.testing.assert_close(head(hidden, low, available), head(hidden, high, available))
+    quantiles = head.quantiles(parameters, PROBABILITIES, SCALE).flatten()
 
-
-def test_steps_ahead_are_told_apart() -> None:
-    torch.manual_seed(0)
-    head = QuantileHead(8, 3, favoured=[True], num_quantiles=3, step_dim=2, decoder_dim=4)
-
-    quantiles = head(torch.randn(1, 1, 8), torch.zeros(1, 1, 3, 1), torch.ones(1, 1, 3, 1, dtype=torch.bool))
-
-    assert not torch.allclose(quantiles[:, :, 0], quantiles[:, :, 1])
-
-
-def test_an_untrained_head_prefers_the_favoured_candidates() -> None:
-    torch.manual_seed(0)
-    head = QuantileHead(8, 3, favoured=[False, True], num_quantiles=3, step_dim=2, decoder_dim=4)
-    candidates = torch.tensor([0.0, 10.0]).expand(1, 1, 3, 2)
-
-    median = head(torch.randn(1, 1, 8), candidates, torch.ones(1, 1, 3, 2, dtype=torch.bool))[..., 1]
-
-    assert (median > 5).all()
+    shares = torch.stack([(drawn < value + 1e-6).float().mean() for value in quantiles])
+    atol = 0.06 if name == "negative_binomial" else 0.015  # counts step
+    torch.testing.assert_close(shares, torch.tensor(PROBABILITIES), atol=atol, rtol=0)

@@ -45,11 +45,11 @@ def test_a_series_that_would_not_keep_two_seasons_holds_out_nothing() -> None:
 def test_held_out_values_never_train() -> None:
     lengths, tails = np.array([50, 30]), torch.tensor([6, 6])
     pool = SeriesPool.from_lengths(np.arange(80.0), lengths)
-    pool.values[[*range(44, 50), *range(74, 80)]] = torch.nan
+    pool.rows.values[0, [*range(44, 50), *range(74, 80)]] = torch.nan
 
     batches = list(training_loader(pool.without_tails(tails), SIZES, CONFIG))
 
-    assert all(bool(batch.values[batch.seen].isfinite().all()) for batch in batches)
+    assert all(bool(batch.rows.values[batch.rows.seen].isfinite().all()) for batch in batches)
 
 
 def test_held_out_values_are_the_targets_of_the_tail_loader() -> None:
@@ -57,7 +57,7 @@ def test_held_out_values_are_the_targets_of_the_tail_loader() -> None:
 
     (batch,) = tail_loader(pool, torch.tensor([6, 6]), SIZES, CONFIG, step=6)
 
-    assert batch.values[:, -6:].tolist() == [list(range(44, 50)), list(range(74, 80))]
+    assert batch.rows.values[:, -6:].tolist() == [list(range(44, 50)), list(range(74, 80))]
 
 
 def test_an_epoch_is_two_passes_over_few_windows_by_default() -> None:
@@ -71,4 +71,4 @@ def test_an_epoch_is_two_passes_over_few_windows_by_default() -> None:
 def test_an_epoch_has_the_configured_number_of_steps() -> None:
     pool = SeriesPool.from_lengths(np.arange(80.0), np.array([50, 30]))
 
-    assert [len(batch.values) for batch in training_loader(pool, SIZES, CONFIG)] == [8] * 4
+    assert [len(batch.unit) for batch in training_loader(pool, SIZES, CONFIG)] == [8] * 4

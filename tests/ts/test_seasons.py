@@ -43,3 +43,15 @@ def test_noise_and_random_walks_have_no_season(seed: int) -> None:
 @pytest.mark.parametrize("values", [np.ones(50), np.arange(50.0), np.zeros(1), np.arange(3.0)])
 def test_series_that_show_nothing_have_no_season(values: np.ndarray) -> None:
     assert detect(values) == (1,)
+
+
+def test_a_season_is_found_among_missing_values() -> None:
+    rng = np.random.default_rng(0)
+    values = np.sin(2 * np.pi * np.arange(600) / 24) + 0.1 * rng.normal(size=600)
+    values[rng.integers(0, 600, 60)] = np.nan
+
+    assert detect_season_lengths(values, np.array([600])) == (24,)
+
+
+def test_series_without_any_value_have_no_season() -> None:
+    assert detect_season_lengths(np.full(50, np.nan), np.array([50])) == (1,)

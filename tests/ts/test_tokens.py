@@ -9,7 +9,7 @@ REACH, PATCH = 6, 2
 
 def tokens_of(values: torch.Tensor, seen: torch.Tensor | None = None):
     known = torch.ones_like(values, dtype=torch.bool) if seen is None else seen
-    return tokenise(values, known, reach=REACH, patch_length=PATCH, span=4)
+    return tokenise(values, known, reach=REACH, stride=PATCH, span=4)
 
 
 def test_the_last_token_ends_with_the_window() -> None:
@@ -41,8 +41,16 @@ def test_features_do_not_change_with_the_units_of_the_data() -> None:
     torch.testing.assert_close(in_units, in_thousandths, rtol=1e-4, atol=1e-4)
 
 
-def test_a_series_starts_afresh_after_its_padding() -> None:
+def test_a_series_starts_afresh_while_it_sees_nothing_before_its_newest_patch() -> None:
     values = torch.zeros(1, 12, dtype=torch.float64)
     seen = torch.arange(12)[None] >= 7  # tokens end at 6, 8, 10 and 12: the second one holds the first value
 
-    assert starts_afresh(tokens_of(values, seen), PATCH).tolist() == [[False, True, False, False]]
+    assert starts_afresh(tokens_of(values, seen), PATCH).tolist() == [[True, True, False, False]]
+
+
+def test_a_gap_shorter_than_the_look_back_does_not_start_afresh() -> None:
+    values = torch.zeros(1, 12, dtype=torch.float64)
+    seen = torch.ones(1, 12, dtype=torch.bool)
+    seen[:, 6:8] = False
+
+    assert not starts_afresh(tokens_of(values, seen), PATCH).any()

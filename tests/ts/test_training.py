@@ -1,6 +1,7 @@
 """Training lowers the loss, stops early, restores the best weights and leaves nothing behind."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -54,7 +55,7 @@ class Losses(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.losses.append(float(trainer.callback_metrics["val_loss"]))
-        self.weights.append(module.network.embed.weight.detach().clone())
+        self.weights.append(module.network.embedding.weight.detach().clone())
 
 
 class Spoiler(Callback):
@@ -62,7 +63,7 @@ class Spoiler(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if trainer.current_epoch >= 2:
-            module.network.head.output.bias.data += 10
+            module.network.decoder.output.bias.data += 10
 
 
 def test_training_learns_what_no_candidate_continues(network: ForecastNetwork) -> None:
@@ -84,7 +85,7 @@ def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPoo
     best = int(np.argmin(seen.losses))
     assert best < 2
     assert losses["val_loss"] == pytest.approx(seen.losses[best])
-    assert torch.equal(network.embed.weight, seen.weights[best])
+    assert torch.equal(network.embedding.weight, seen.weights[best])
 
 
 def test_training_stops_when_validation_no_longer_improves(network: ForecastNetwork, pool: SeriesPool) -> None:
@@ -105,14 +106,14 @@ def test_without_a_tail_nothing_validates(network: ForecastNetwork, pool: Series
 def test_a_pool_too_short_to_spare_a_tail_rehearses_its_margins_alone(
     network: ForecastNetwork, pool: SeriesPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "calibrate", lambda rehearsal, windows: rehearsal.margins.fill_(0.5))
+    monkeypatch.setattr(training, "calibrate", lambda rehearsal, windows, **_: rehearsal.margins.fill_(0.5))
     other = copy.deepcopy(network)
 
     losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": None}))
     without = train(other, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
 
     assert losses == without
-    assert torch.equal(network.embed.weight, other.embed.weight)
+    assert torch.equal(network.embedding.weight, other.embedding.weight)
     assert (network.margins == 0.5).all()
     assert not other.margins.any()
 
@@ -136,3 +137,49 @@ def test_trainer_arguments_are_handed_on(network: ForecastNetwork, pool: SeriesP
     train(network, pool, TrainingConfig(**SETTINGS), trainer_params={"logger": logger, "log_every_n_steps": 1})
 
     assert list(tmp_path.rglob("metrics.csv"))
+
+
+class Killed(Exception):
+    """What ends a training from outside."""
+
+
+class Kill(Callback):
+    """Ends training in its third epoch."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise Killed
+
+
+@pytest.mark.parametrize("val_size", [0, 6])
+def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
+    network: ForecastNetwork, pool: SeriesPool, tmp_path: Path, val_size: int
+) -> None:
+    network = ForecastNetwork(replace(SIZES, dropout=0.2))
+    whole, again = copy.deepcopy(network), copy.deepcopy(network)
+    config = TrainingConfig(**SETTINGS | {"max_epochs": 4, "val_size": val_size})
+    folder = tmp_path / "checkpoints"
+    torch.manual_seed(3)
+    train(whole, pool, config)
+
+    with pytest.raises(Killed):
+        train(network, pool, config, trainer_params={"callbacks": [Kill()]}, folder=folder)
+    assert (folder / "last.ckpt").exists()
+    seen = Losses()
+    train(again, pool, config, trainer_params={"callbacks": [seen]} if val_size else None, folder=folder)
+
+    assert len(seen.losses) == (2 if val_size else 0)
+    assert list(folder.iterdir()) == []
+    for expected, found in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_two_processes_train_as_one(network: ForecastNetwork, pool: SeriesPool) -> None:
+    config = TrainingConfig(**SETTINGS)
+    before = network.embedding.weight.detach().clone()
+
+    losses = train(network, pool, config, trainer_params={"devices": 2, "strategy": "ddp_spawn"})
+
+    assert set(losses) == {"train_loss", "val_loss"}
+    assert not torch.equal(network.embedding.weight, before)
+    assert not network.training

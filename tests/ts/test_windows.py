@@ -17,7 +17,7 @@ def pool() -> SeriesPool:
 def test_windows_equal_those_of_a_naive_loop(pool: SeriesPool) -> None:
     series, origins = training_origins(pool, least_history=1, wished_history=1)
 
-    values, seen = pool.windows(series, origins, before=4, after=3)
+    values, seen, *_ = pool.windows(series, origins, before=4, after=3).rows
 
     expected = []
     for number, (start, stop) in enumerate(zip(pool.starts.tolist(), pool.stops.tolist(), strict=True)):
@@ -37,7 +37,7 @@ def test_a_series_without_its_tail_ends_before_it(pool: SeriesPool) -> None:
     _, origins = training_origins(shorter, least_history=2, wished_history=2)
 
     assert origins.tolist() == [2, 3, 9, 12, 13, 14]
-    assert shorter.windows(torch.tensor([0]), torch.tensor([3]), before=1, after=3).seen.tolist() == [
+    assert shorter.windows(torch.tensor([0]), torch.tensor([3]), before=1, after=3).rows.seen.tolist() == [
         [True, True, False, False]
     ]
 
@@ -60,5 +60,5 @@ def test_a_batch_fetched_at_once_equals_its_windows_one_by_one(pool: SeriesPool)
 
     batch = data.__getitems__([1, 0])
 
-    assert torch.equal(batch.values[0], data[1].values)
-    assert torch.equal(batch.seen[1], data[0].seen)
+    assert torch.equal(batch.rows.values[0], data[1].rows.values)
+    assert torch.equal(batch.rows.seen[1], data[0].rows.seen)

@@ -1,0 +1,179 @@
+"""Long-term forecasting on the ETT data sets: mean squared error over all test windows, beside published results.
+
+python benchmarks/ltsf.py --data DIR --dataset ETTh1 --horizon 96 192 336 720    # DIR holds ETTh1.csv, ...
+python benchmarks/ltsf.py --data DIR --workers 12 --device cuda                  # all twelve cells at once
+
+Rows up to the first border train, up to the second one validate and up to the third one test. Every channel is z-scored
+with the mean and deviation of its training rows, and is a series of its own. MSE and MAE are means over all windows of
+stride 1 that lie in the test rows, the horizon and the channels. A forecast reads all rows before its cut-off, through
+the carried state.
+"""
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xlstm_ts import xLSTMForecaster
+
+BORDERS = {
+    "ETTh1": (8640, 11520, 14400),
+    "ETTh2": (8640, 11520, 14400),
+    "ETTm1": (34560, 46080, 57600),
+}
+SEASONS = {"ETTh1": (24, 168), "ETTh2": (24, 168), "ETTm1": (96,)}
+HORIZONS = (96, 192, 336, 720)
+PUBLISHED = {  # mean MSE over the four horizons
+    "PatchTST/64": {"ETTh1": 0.413, "ETTh2": 0.331, "ETTm1": 0.353},
+    "DLinear": {"ETTh1": 0.423, "ETTh2": 0.431, "ETTm1": 0.357},
+    "xLSTM-Mixer": {"ETTh1": 0.397, "ETTh2": 0.340, "ETTm1": 0.339},
+}
+# The one configuration of all twelve cells.
+SETTINGS = {
+    "num_seasons": 2,
+    "head": "point",
+    "loss_unit": "series",
+    "linear_lookback": 512,
+    "context_length": 336,
+    "embedding_dim": 64,
+    "dropout": 0.3,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "batch_size": 64,
+    "max_epochs": 10,
+    "steps_per_epoch": 100,
+    "patience": 10,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Errors of one data set and horizon; the validation's is the best mean squared error while training."""
+
+    variant: str
+    dataset: str
+    horizon: int
+    validation: float
+    mse: float
+    mae: float
+    seconds: float
+
+
+def read_scaled(path: Path, borders: tuple[int, int, int]) -> pd.DataFrame:
+    """The channels up to the last border, z-scored by their training rows; integer times from 0."""
+    file = path if path.exists() else path.with_suffix(".csv.gz")
+    channels = pd.read_csv(file, nrows=borders[-1]).drop(columns="date")
+    train = channels.iloc[: borders[0]]
+    return (channels - train.mean()) / train.std(ddof=0)
+
+
+def measure(
+    cell: tuple[str, str, int], *, data: Path, device: str, seed: int, threads: int, steps: int | None, validate: bool
+) -> Cell:
+    """Train one cell and measure it on the test rows."""
+    torch.set_num_threads(threads)
+    variant, dataset, horizon = cell
+    settings = SETTINGS | json.loads(variant)
+    seasons = SEASONS[dataset][: settings.pop("num_seasons")]
+    trial = {} if steps is None else {"max_epochs": 1, "steps_per_epoch": steps}
+    train, validation, end = BORDERS[dataset]
+    wide = read_scaled(data / f"{dataset}.csv", BORDERS[dataset])
+    began = time.perf_counter()
+    forecaster = xLSTMForecaster(
+        horizon=horizon,
+        season_length=seasons,
+        val_size=validation - train,
+        random_state=seed,
+        trainer_params={"accelerator": "gpu" if device == "cuda" else "cpu"},
+        **(settings | trial),
+    ).fit(wide.iloc[:validation])
+    forecaster.network_.to(device)
+    first, last = (train, validation) if validate else (validation, end)
+    errors = [
+        window_errors(forecaster, wide[[name]].iloc[:last], n_windows=last - first - horizon + 1) for name in wide
+    ]
+    mse, mae = np.mean(errors, 0)
+    seconds = time.perf_counter() - began
+    return Cell(variant, dataset, horizon, forecaster.losses_["val_loss"], mse, mae, seconds)
+
+
+def window_errors(forecaster: xLSTMForecaster, channel: pd.DataFrame, *, n_windows: int) -> tuple[float, float]:
+    """Mean squared and absolute error over the last windows of stride 1, the first one's cut-off being the border."""
+    forecast = forecaster.backtest(channel, n_windows=n_windows, step=1, level=())
+    error = forecast["y"].to_numpy() - forecast["xLSTM"].to_numpy()
+    return float(np.mean(error**2)), float(np.mean(np.abs(error)))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the csv files")
+    parser.add_argument("--dataset", nargs="+", choices=BORDERS, default=list(BORDERS))
+    parser.add_argument("--horizon", nargs="+", type=int, default=list(HORIZONS))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="cells at a time")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="+", default=["{}"], help="other settings, as JSON; a table for each")
+    parser.add_argument("--steps", type=int, help="gradient steps of a trial run")
+    parser.add_argument("--validate", action="store_true", help="measure on the validation rows instead")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    run = partial(
+        measure,
+        data=arguments.data,
+        device=arguments.device,
+        seed=arguments.seed,
+        threads=arguments.threads,
+        steps=arguments.steps,
+        validate=arguments.validate,
+    )
+    # The longest horizons first: they take longest.
+    horizons = sorted(arguments.horizon, reverse=True)
+    wanted = [
+        (variant, name, horizon) for variant in arguments.set for horizon in horizons for name in arguments.dataset
+    ]
+    began = time.perf_counter()
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        cells = []
+        for cell in pool.map(run, wanted):
+            cells.append(cell)
+            print_cell(cell)
+    print(f"all in {time.perf_counter() - began:.0f} s\n")
+    for variant in arguments.set:
+        print_table(variant, [cell for cell in cells if cell.variant == variant])
+
+
+def print_cell(cell: Cell) -> None:
+    name = f"{cell.dataset} {cell.horizon}"
+    errors = f"validation {cell.validation:.4f}  MSE {cell.mse:.4f}  MAE {cell.mae:.4f}"
+    print(f"{cell.variant} {name:<12} {errors}  {cell.seconds:.0f} s", flush=True)
+
+
+def print_table(variant: str, cells: list[Cell]) -> None:
+    """MSE of each data set and horizon, and the mean beside what was published."""
+    horizons = sorted({cell.horizon for cell in cells})
+    names = list(PUBLISHED)
+    header = "".join(f"{horizon:>8}" for horizon in horizons) + f"{'mean':>8}" + "".join(f"{n:>13}" for n in names)
+    print(f"{variant}\n{'MSE':<8}{header}{'validation':>13}")
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        by_horizon = {cell.horizon: cell.mse for cell in cells if cell.dataset == dataset}
+        ours = [by_horizon[horizon] for horizon in horizons]
+        published = "".join(f"{PUBLISHED[name][dataset]:13.3f}" for name in names)
+        validation = np.mean([cell.validation for cell in cells if cell.dataset == dataset])
+        row = "".join(f"{mse:8.3f}" for mse in ours)
+        print(f"{dataset:<8}{row}{np.mean(ours):8.3f}{published}{validation:13.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The forms in which series come, brought to the one long form: wide frames, a Series, arrays."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xlstm_ts.frames import Columns, shown
+
+
+def to_long(data: Any, columns: Columns) -> pd.DataFrame:
+    """A long frame of the series in ``data``.
+
+    A frame with the id column or the column of values is in long form already. A frame with neither is wide: one
+    column a series, times in the index or in the time column. A Series is one series, times in its index. An array is
+    (T,) or (N, T), a list holds arrays of any lengths; times are then 0, 1, 2, ... In wide forms, missing values
+    in front of a series are not part of it.
+
+    Raises:
+        TypeError: ``data`` is of another type.
+        ValueError: an array has other dimensions, or a column of a wide frame is no number or holds nothing.
+    """
+    if isinstance(data, pd.Series):
+        name = columns.y if data.name is None else data.name
+        return _melt(data.to_frame(name), columns)
+    if isinstance(data, pd.DataFrame):
+        if {columns.id, columns.y} & set(data.columns) or data.columns.empty:
+            return data
+        return _melt(data.set_index(columns.ds) if columns.ds in data.columns else data, columns)
+    if isinstance(data, np.ndarray | list | tuple):
+        return _from_arrays(data, columns)
+    if hasattr(data, "toarray"):
+        raise TypeError("sparse data is not supported: pass data.toarray(), one series a row")
+    raise TypeError(f"expected a pandas DataFrame or Series, or an array (N, T), got {type(data).__name__}")
+
+
+def _melt(wide: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    parts = []
+    for name, values in wide.items():
+        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+            raise ValueError(
+                f"column {shown(name)} of a wide frame must be numeric, got dtype {values.dtype}: convert it, "
+                f"or pass a long frame with the columns {columns.id!r}, {columns.ds!r} and {columns.y!r}"
+            )
+        first = values.first_valid_index()
+        if first is None:
+            raise ValueError(f"column {shown(name)} of a wide frame holds no value: drop it")
+        values = values.loc[first:]
+        parts.append(pd.DataFrame({columns.id: name, columns.ds: values.index, columns.y: values.to_numpy()}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _from_arrays(data: Any, columns: Columns) -> pd.DataFrame:
+    if isinstance(data, np.ndarray):
+        if data.ndim not in (1, 2):
+            raise ValueError(f"an array of series must be (T,) or (N, T), got {data.shape}")
+        rows = list(np.atleast_2d(data))
+    else:
+        rows = [np.asarray(row) for row in data]
+        if all(row.ndim == 0 for row in rows):
+            rows = [np.asarray(data)]
+        if any(row.ndim != 1 for row in rows):
+            raise ValueError("a list of series must hold arrays (T,)")
+    parts = []
+    for number, row in enumerate(rows):
+        if np.iscomplexobj(row):
+            raise ValueError(f"Complex data not supported: series {number} is {row.dtype}")
+        try:
+            values = row.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"series {number} holds values that are no numbers: {error}") from error
+        begins = int(np.isfinite(values).argmax()) if np.isfinite(values).any() else 0
+        steps = np.arange(begins, len(values))
+        parts.append(pd.DataFrame({columns.id: number, columns.ds: steps, columns.y: values[begins:]}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[columns.id, columns.ds, columns.y])

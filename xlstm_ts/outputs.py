@@ -1,0 +1,40 @@
+"""Quantiles as the columns of a forecast frame."""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from xlstm_ts.quantiles import TRAINED_QUANTILES, interpolate_quantiles, level_to_quantiles
+
+MODEL = "xLSTM"
+
+
+def forecast_columns(trained: np.ndarray, level: Sequence[float]) -> dict[str, np.ndarray]:
+    """The median and the bounds of central intervals, by column name.
+
+    Args:
+        trained: quantiles (..., Q), laid out flat in the columns.
+        level: intervals in percent, each in (0, 98].
+
+    Raises:
+        ValueError: ``level`` is out of range.
+
+    >>> list(forecast_columns(np.zeros((2, 13)), [80]))
+    ['xLSTM', 'xLSTM-lo-80', 'xLSTM-hi-80']
+    """
+    columns = {MODEL: trained[..., len(TRAINED_QUANTILES) // 2].ravel()}
+    for value in sorted(set(level)):
+        low, high = np.moveaxis(interpolate_quantiles(trained, level_to_quantiles(value)), -1, 0)
+        columns |= {f"{MODEL}-lo-{value:g}": low.ravel(), f"{MODEL}-hi-{value:g}": high.ravel()}
+    return columns
+
+
+def normal_score(trained: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Where values (M,) lie in their forecasts (M, Q), as scores of a standard normal distribution; NaN stays."""
+    grid = np.array([NormalDist().inv_cdf(p) for p in TRAINED_QUANTILES])
+    right = np.clip((trained < actual[:, None]).sum(1), 1, len(grid) - 1)
+    rows = np.arange(len(actual))
+    low, high = trained[rows, right - 1], trained[rows, right]
+    share = (actual - low) / np.maximum(high - low, np.finfo(float).tiny)
+    return grid[right - 1] + share * (grid[right] - grid[right - 1])

@@ -1,0 +1,214 @@
+"""What a fitted forecaster remembers of a panel: which series, up to when, and the memory of each.
+
+Shapes: N series, h steps ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from xlstm_kernels import concat_states
+from xlstm_ts.covariates import CovariateEncoder
+from xlstm_ts.forecasting import SERIES_AT_ONCE
+from xlstm_ts.frames import Columns, Panel, future_frame, shown
+from xlstm_ts.frequency import Frequency, future_axis
+from xlstm_ts.memory import Memory, advance, read_series, read_to_forecast
+from xlstm_ts.network import ForecastNetwork
+from xlstm_ts.rows import Rows, join_series
+from xlstm_ts.windows import SeriesPool
+
+
+@dataclass(frozen=True)
+class PanelMemory:
+    """Series and what is remembered of them; a value, replaced by each update.
+
+    Attributes:
+        ids: (N,) name of each series.
+        last_ds: (N,) the last point in time that was read of each.
+        frequency: of all series.
+        memory: of the N series, in this order.
+    """
+
+    ids: np.ndarray
+    last_ds: list[Any]
+    frequency: Frequency
+    memory: Memory
+
+    def position(self, name: Any) -> int:
+        """Where a series stands; raises ValueError for one that is not remembered."""
+        found = np.flatnonzero(self.ids == name)
+        if not len(found):
+            raise ValueError(f"no series {shown(name)}: known are {[*map(shown, self.ids[:5])]}, ...")
+        return int(found[0])
+
+
+def to_pool(panel: Panel, encoder: CovariateEncoder) -> SeriesPool:
+    """The panel as tensors."""
+    return SeriesPool.from_lengths(panel.values, panel.lengths, *encoder.transform(panel.covariates))
+
+
+def remember(network: ForecastNetwork, panel: Panel, encoder: CovariateEncoder, *, to_go_on: bool) -> PanelMemory:
+    """Read whole series.
+
+    Args:
+        network: in evaluation mode.
+        panel: the series.
+        encoder: of their covariates.
+        to_go_on: keep what an update or a horizon beyond the trained one needs, at P times the room and time.
+    """
+    pool = to_pool(panel, encoder)
+    read = read_series if to_go_on else read_to_forecast
+    # Series of similar length are read together.
+    order = torch.argsort(pool.lengths, stable=True)
+    memories = [read(network, pool, series) for series in order.split(SERIES_AT_ONCE)]
+    memory = concat_memories(memories).series(torch.argsort(order).to(network.margins.device))
+    return PanelMemory(panel.ids, panel.last_ds, panel.frequency, memory)
+
+
+def concat_memories(memories: list[Memory]) -> Memory:
+    """The memories of several groups of series as one."""
+    if len(memories) == 1:
+        return memories[0]
+    phases = tuple(concat_states(states) for states in zip(*(memory.phases for memory in memories), strict=True))
+    buffers = join_series([memory.buffer for memory in memories])
+    return Memory(buffers, torch.cat([memory.hidden for memory in memories]), phases)
+
+
+def go_on(network: ForecastNetwork, before: PanelMemory, panel: Panel, encoder: CovariateEncoder) -> PanelMemory:
+    """Read the rows that follow in known series, and all rows of new ones.
+
+    Raises:
+        ValueError: the rows of a known series do not begin right after its last one.
+    """
+    at = {name: position for position, name in enumerate(before.ids)}
+    known = np.array([name in at for name in panel.ids])
+    pool = to_pool(panel, encoder)
+    last_ds = list(before.last_ds)
+    memory = before.memory
+    if known.any():
+        starts = panel.stops - panel.lengths
+        for number in np.flatnonzero(known):
+            name = panel.ids[number]
+            _check_follows(name, last_ds[at[name]], panel.times[starts[number]], before.frequency)
+            last_ds[at[name]] = panel.last_ds[number]
+        memory = _advance_some(network, memory, pool, np.flatnonzero(known), [at[n] for n in panel.ids[known]])
+    if known.all():
+        return PanelMemory(before.ids, last_ds, before.frequency, memory)
+    fresh = np.flatnonzero(~known)
+    memory = concat_memories([memory, read_series(network, pool, torch.as_tensor(fresh))])
+    ids = np.concatenate([before.ids, panel.ids[fresh]])
+    return PanelMemory(ids, [*last_ds, *(panel.last_ds[n] for n in fresh)], before.frequency, memory)
+
+
+def bridge_gaps(before: PanelMemory, rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """Rows of which each known series begins right after its last one: where it does not, with a missing value."""
+    bridges = []
+    for name, own in rows.groupby(columns.id, sort=False):
+        found = np.flatnonzero(before.ids == name)
+        if len(found):
+            expected = future_axis(before.last_ds[found[0]], 1, before.frequency)[0]
+            if own[columns.ds].min() > expected:
+                first = own.sort_values(columns.ds).head(1)
+                bridges.append(first.assign(**{columns.ds: expected, columns.y: np.nan}))
+    return pd.concat([*bridges, rows], ignore_index=True)
+
+
+def _check_follows(name: Any, last: Any, first: Any, frequency: Frequency) -> None:
+    expected = future_axis(last, 1, frequency)[0]
+    if first != expected:
+        raise ValueError(
+            f"the new rows of series {shown(name)} must begin at {expected}, right after its last one, "
+            f"got {first}: leave out what was read already, and insert missing rows with NaN values"
+        )
+
+
+def _advance_some(
+    network: ForecastNetwork, memory: Memory, pool: SeriesPool, chosen: np.ndarray, positions: list[int]
+) -> Memory:
+    """Read the ``chosen`` series of a pool into the memories at ``positions``, those of equal length together."""
+    lengths = pool.lengths[chosen]
+    parts, order = [], []
+    rest = sorted(set(range(len(memory.hidden))) - set(positions))
+    if rest:
+        parts.append(memory.series(torch.as_tensor(rest)))
+        order += rest
+    for length in lengths.unique().tolist():
+        group = np.flatnonzero(lengths.numpy() == length)
+        series = torch.as_tensor(chosen[group])
+        rows = pool.windows(series, pool.stops[series], before=length).rows.move(network.margins.device)
+        at = [positions[k] for k in group]
+        parts.append(advance(network, memory.series(torch.as_tensor(at)), rows)[0])
+        order += at
+    return concat_memories(parts).series(torch.argsort(torch.as_tensor(order)))
+
+
+def rows_ahead(
+    network: ForecastNetwork, remembered: PanelMemory, horizon: int, encoder: CovariateEncoder, future: Any
+) -> tuple[pd.DataFrame, Rows]:
+    """The next ``horizon`` rows of every series: their id and time columns, and their covariates.
+
+    Args:
+        network: whose device the rows go to.
+        remembered: the series.
+        horizon: steps ahead.
+        encoder: of the covariates.
+        future: frame with id, time and known covariates of these rows; None where there are none.
+
+    Raises:
+        ValueError: ``future`` lacks a column or a row.
+    """
+    columns = encoder.columns
+    frame = future_frame(remembered.ids, remembered.last_ds, remembered.frequency, horizon, columns)
+    count = len(remembered.ids)
+    nothing = torch.zeros(count, horizon, dtype=torch.float64)
+    covariates = frame
+    if columns.known:
+        covariates = _join_future(frame, future, encoder)
+    numeric, categories = encoder.transform(covariates, absent=(*columns.static, *columns.past))
+    fields = (torch.as_tensor(field).unflatten(0, (count, horizon)) for field in (numeric, categories))
+    ahead = Rows(nothing, nothing.bool(), *fields).move(network.margins.device)
+    return frame, carry_forward(network, remembered.memory, ahead)
+
+
+def carry_forward(network: ForecastNetwork, memory: Memory, ahead: Rows) -> Rows:
+    """Rows ahead whose static and past covariates are those of the last row that was read."""
+    kinds = (network.config.static, network.config.known, network.config.past)
+
+    def carried(field: Tensor, last: Tensor, sizes: list[int]) -> Tensor:
+        first, stop = sizes[0], sizes[0] + sizes[1]
+        last = last[:, -1:].expand(-1, field.shape[1], -1)
+        return torch.cat([last[..., :first], field[..., first:stop], last[..., stop:]], -1)
+
+    return ahead._replace(
+        numeric=carried(ahead.numeric, memory.buffer.numeric, [kind.numeric for kind in kinds]),
+        categories=carried(ahead.categories, memory.buffer.categories, [len(kind.cardinalities) for kind in kinds]),
+    )
+
+
+def _join_future(frame: pd.DataFrame, future: Any, encoder: CovariateEncoder) -> pd.DataFrame:
+    columns = encoder.columns
+    if not isinstance(future, pd.DataFrame):
+        raise ValueError(
+            f"the known covariates {list(columns.known)} are needed for the steps ahead: pass them as future, a frame "
+            f"with the columns {columns.id!r} and {columns.ds!r}"
+        )
+    names = [columns.id, columns.ds, *columns.known]
+    missing = [name for name in names if name not in future.columns]
+    if missing:
+        raise ValueError(f"future has no column {missing[0]!r}, only {list(future.columns)}")
+    once = future[names].drop_duplicates([columns.id, columns.ds])
+    joined = frame.merge(once, on=[columns.id, columns.ds], how="left", indicator=True)
+    absent = (joined["_merge"] != "both").to_numpy()
+    if absent.any():
+        row = joined.iloc[int(absent.argmax())]
+        raise ValueError(
+            f"future has no row for series {shown(row[columns.id])} at {columns.ds} = {row[columns.ds]}: "
+            "every step ahead needs its known covariates"
+        )
+    return joined
