@@ -2,8 +2,10 @@
 
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
 from xlstm_rl.envs import MaskVelocity
+from xlstm_rl.numpy_actor import NumpyActor
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.ppo import xLSTMPPO
+from xlstm_rl.previous import PreviousInputs
 
 __all__ = [
     "CnnPolicy",
@@ -11,6 +13,8 @@ __all__ = [
     "MaskVelocity",
     "MlpPolicy",
     "MultiInputPolicy",
+    "NumpyActor",
+    "PreviousInputs",
     "SequenceRolloutBuffer",
     "xLSTMPPO",
 ]

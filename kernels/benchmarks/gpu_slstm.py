@@ -2,8 +2,8 @@
 
 python kernels/benchmarks/gpu_slstm.py
 
-``pip install --no-deps flashrnn einops ninja`` brings the peer, of which the Triton kernels run here; its others compile for
-minutes at every new shape.
+``pip install --no-deps flashrnn einops ninja`` brings the peer, of which the Triton kernels run here;
+its others compile for minutes at every new shape.
 """
 
 from collections.abc import Callable

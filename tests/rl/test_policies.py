@@ -1,12 +1,13 @@
 """The policy: stepping, evaluating sequences, predicting, saving."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from xlstm_kernels import pack_state
 from xlstm_rl import MlpPolicy
 from xlstm_rl.sequences import Sequences
 
@@ -29,7 +30,7 @@ def episodes():
 
 def evaluate(policy, episodes, state=None):
     observations, actions, starts = episodes
-    packed = pack_state(policy.initial_state(len(starts)) if state is None else state)
+    packed = policy.initial_state(len(starts)) if state is None else state
     sequences = Sequences(torch.from_numpy(observations).flatten(0, 1), torch.from_numpy(starts), packed)
     with torch.no_grad():
         values, log_prob, _ = policy.evaluate_actions(sequences, actions.flatten())
@@ -130,7 +131,10 @@ def test_predict_leaves_the_state_it_was_given_alone(policy, episodes):
     [
         ({"observation": np.zeros((B, 4), np.float32)}, r"Unexpected observation shape \(3, 4\)"),
         ({"observation": {"a": np.zeros(2)}}, r"observation is a dict, but this policy was made for Box"),
-        ({"observation": (np.zeros(2, np.float32), {})}, r"Gym's reset returns \(obs, info\); pass obs alone"),
+        (
+            {"observation": (np.zeros(2, np.float32), {})},
+            r"mixing Gym API, whose reset returns \(obs, info\).* pass obs alone",
+        ),
         ({"episode_start": np.zeros(2, bool)}, r"one flag for each of the 3 observations, got shape \(2,\)"),
         ({"state": (np.zeros((2, 7), np.float32),)}, r"state has shape \(2, 7\) but there are 3 observations"),
     ],
@@ -229,3 +233,29 @@ def test_state_dependent_exploration_trains_and_stays_in_bounds(tiny_model, drif
     model = tiny_model(env, use_sde=True, sde_sample_freq=3, n_steps=8, policy_kwargs=options).learn(16)
     action, _ = model.predict(env.reset())
     assert env.action_space.contains(action[0])
+
+
+def test_predicting_again_and_again_without_the_state_warns_once(policy):
+    observation = np.zeros((B, 2), np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            policy.predict(observation)
+    assert ["predict was called again without its state" in str(w.message) for w in caught] == [True]
+
+
+def test_predicting_with_the_state_or_at_an_episodes_start_does_not_warn(policy):
+    observation = np.zeros((B, 2), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            _, state = policy.predict(observation)
+            policy.predict(observation, state)
+            policy.predict(observation, None, np.ones(B, bool))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_every_cell_reads_choices(tiny_model, drift_env, cell):
+    """SB3 gives the width of a MultiDiscrete space as NumPy's integer."""
+    env = drift_env(observation_space=spaces.MultiDiscrete([3, 2]))
+    tiny_model(env, policy_kwargs={"memory": {"cell": cell, "embedding_dim": 8}}).learn(32)
