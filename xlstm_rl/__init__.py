@@ -1,16 +1,18 @@
 """Reinforcement learning with xLSTM memory: Stable-Baselines3's PPO and its policies, with a state that they carry."""
 
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
-from xlstm_rl.envs import MaskVelocity
+from xlstm_rl.envs import EpisodeClock, MaskVelocity, TMaze
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.ppo import xLSTMPPO
 
 __all__ = [
     "CnnPolicy",
     "DictSequenceRolloutBuffer",
+    "EpisodeClock",
     "MaskVelocity",
     "MlpPolicy",
     "MultiInputPolicy",
     "SequenceRolloutBuffer",
+    "TMaze",
     "xLSTMPPO",
 ]
