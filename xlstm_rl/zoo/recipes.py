@@ -32,8 +32,8 @@ class Recipe(NamedTuple):
 
     def make_env(self, *, seed: int | None = None) -> VecEnv:
         """The environments, wrapped and monitored."""
-        unseen = {"render_mode": None}  # SB3 would ask for pictures, and environments without them warn
-        return make_vec_env(self.env_id, self.n_envs, seed=seed, wrapper_class=self._wrap, env_kwargs=unseen)
+        # A function, not the name: by name SB3 asks for pictures, and environments without them warn.
+        return make_vec_env(lambda: gym.make(self.env_id), self.n_envs, seed=seed, wrapper_class=self._wrap)
 
     def _wrap(self, env: gym.Env) -> gym.Env:
         for wrapper in self.wrappers:
