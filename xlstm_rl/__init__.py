@@ -4,6 +4,7 @@ from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
 from xlstm_rl.envs import EpisodeClock, MaskVelocity, TMaze
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.ppo import xLSTMPPO
+from xlstm_rl.previous import PreviousInputs
 
 __all__ = [
     "CnnPolicy",
@@ -12,6 +13,7 @@ __all__ = [
     "MaskVelocity",
     "MlpPolicy",
     "MultiInputPolicy",
+    "PreviousInputs",
     "SequenceRolloutBuffer",
     "TMaze",
     "xLSTMPPO",

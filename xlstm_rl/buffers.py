@@ -1,6 +1,7 @@
-"""Rollout buffers that hand out whole sequences, with the memory's state stored at sequence starts only.
+"""Rollout buffers that hand out whole sequences, with the memory's state stored where sequences begin.
 
-Shapes: T steps of the rollout, E environments, B sequences of S steps in a minibatch, N floats of packed memory.
+Shapes: T steps of the rollout, E environments, B sequences of S steps in a minibatch, N floats of packed memory, A
+flags of an action mask.
 """
 
 from collections.abc import Generator
@@ -11,28 +12,47 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 
-from xlstm_rl.sequences import SequencePlan, Sequences, plan_sequences
+from xlstm_rl.sequences import BurnIn, SequencePlan, Sequences, plan_sequences
 
 
 class SequenceRolloutBuffer(RolloutBuffer):
     """SB3's rollout buffer, whose minibatches are sequences: chunks of ``seq_len`` steps of one environment.
 
-    The arguments are those of ``RolloutBuffer``, and ``seq_len``, a divisor of ``buffer_size`` (None for whole rows).
-    While a rollout is collected, ``add_state`` is called before the first step of each chunk.
+    The arguments are those of ``RolloutBuffer``, and these. While a rollout is collected, ``add_state`` is called
+    before the steps where ``wants_state`` says so.
+
+    Args:
+        seq_len: a divisor of ``buffer_size``; None for whole rows.
+        burn_in: steps, at most ``seq_len``, that each chunk but a row's first reads before it begins.
+        mask_size: A; 0 for no masks.
     """
 
-    def __init__(self, *args: Any, seq_len: int | None = None, **kwargs: Any) -> None:
-        self.states: list[np.ndarray] = []  # one (E, N) array for each chunk of the row
+    def __init__(
+        self, *args: Any, seq_len: int | None = None, burn_in: int = 0, mask_size: int = 0, **kwargs: Any
+    ) -> None:
+        self.states: dict[int, np.ndarray] = {}  # step -> (E, N), the memory before it is read
+        self.mask_size, self.action_masks = mask_size, np.empty(0, dtype=bool)  # (T, E, A)
         super().__init__(*args, **kwargs)
         self.seq_len = self.buffer_size if seq_len is None else seq_len
+        self.burn_in = burn_in
+        self._first_reads = {self._first_read(chunk) for chunk in range(self.buffer_size // self.seq_len)}
 
     def reset(self) -> None:
-        self.states = []
+        self.states = {}
+        self.action_masks = np.ones((self.buffer_size, self.n_envs, self.mask_size), dtype=bool)
         super().reset()
 
-    def add_state(self, packed: th.Tensor) -> None:
+    def wants_state(self) -> bool:
+        """Whether a sequence is read from the next step on."""
+        return self.pos in self._first_reads
+
+    def add_state(self, state: th.Tensor) -> None:
         """Store the memory (E, N) as it is before the next step is read (and before that step's reset)."""
-        self.states.append(packed.cpu().numpy())
+        self.states[self.pos] = state.cpu().numpy()
+
+    def add_masks(self, action_masks: np.ndarray) -> None:
+        """Store which actions (E, A) the next step allows."""
+        self.action_masks[self.pos] = action_masks
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Yield every sequence once, in random order, in minibatches of ``batch_size`` steps.
@@ -46,7 +66,10 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
     def plan(self, batch_size: int | None) -> SequencePlan:
         """How this rollout divides into minibatches of ``batch_size`` steps."""
-        return plan_sequences(self.buffer_size, self.n_envs, seq_len=self.seq_len, batch_size=batch_size)
+        if batch_size is None:
+            return plan_sequences(self.buffer_size, self.n_envs, seq_len=self.seq_len, batch_size=None)
+        total = self.n_envs * self.buffer_size // self.seq_len
+        return SequencePlan(self.seq_len, max(batch_size // self.seq_len, 1), total)
 
     def sequences(self, indices: np.ndarray) -> RolloutBufferSamples:
         """The sequences of the given ``indices`` (B,), counted through a whole row, then the next environment's."""
@@ -55,12 +78,14 @@ class SequenceRolloutBuffer(RolloutBuffer):
         where = chunks[:, None] * self.seq_len + np.arange(self.seq_len), envs[:, None]  # (B, S), (B, 1)
         arrays = (self.actions, self.values, self.log_probs, self.advantages, self.returns)
         actions, values, log_probs, advantages, returns = (self._flat(array[where]) for array in arrays)
-        states = np.stack([self.states[chunk][env] for chunk, env in zip(chunks, envs, strict=True)])
+        states = np.stack([self.states[self._first_read(c)][env] for c, env in zip(chunks, envs, strict=True)])
         return RolloutBufferSamples(
             observations=Sequences(  # type: ignore[arg-type]
-                observations=self._flat_observations(where),
-                episode_starts=self.to_torch(self.episode_starts[where] > 0, copy=False),
+                observations=self.flat_observations(where),
+                episode_starts=self._starts(where),
                 states=self.to_torch(states, copy=False),
+                action_masks=self._flat(self.action_masks[where]) if self.mask_size else None,
+                burn_in=self._burn_in(envs, chunks) if self.burn_in and chunks.any() else None,
             ),
             # as SB3 does: the distributions take float32, MultiBinary actions are int8
             actions=actions.float(),
@@ -70,14 +95,29 @@ class SequenceRolloutBuffer(RolloutBuffer):
             returns=returns,
         )
 
-    def all_observations(self) -> PyTorchObs:
-        """The rollout's observations, flat (T * E, ...)."""
-        return self._flat_observations((slice(None), slice(None)))
+    def rows(self, start: int, stop: int) -> Sequences:
+        """All environments from one step to another, without their states."""
+        where = np.arange(start, stop)[None], np.arange(self.n_envs)[:, None]
+        return Sequences(self.flat_observations(where), self._starts(where), th.empty(0))
 
-    def _flat_observations(self, where: tuple[Any, Any]) -> PyTorchObs:
+    def flat_observations(self, where: tuple[Any, Any]) -> PyTorchObs:
+        """The observations at these steps and environments, flat."""
         if isinstance(self.observations, dict):
             return {key: self._flat(array[where]) for key, array in self.observations.items()}
         return self._flat(self.observations[where])
+
+    def _first_read(self, chunk: int) -> int:
+        return max(int(chunk) * self.seq_len - self.burn_in, 0)
+
+    def _burn_in(self, envs: np.ndarray, chunks: np.ndarray) -> BurnIn:
+        """A row's first chunk has nothing in front of it: what the last rollout saw is gone."""
+        (rows,) = np.nonzero(chunks)
+        first = chunks[rows, None] * self.seq_len - self.burn_in
+        where = first + np.arange(self.burn_in), envs[rows, None]
+        return BurnIn(self.to_torch(rows, copy=False), self.flat_observations(where), self._starts(where))
+
+    def _starts(self, where: tuple[Any, Any]) -> th.Tensor:
+        return self.to_torch(self.episode_starts[where] > 0, copy=False)
 
     def _flat(self, array: np.ndarray) -> th.Tensor:
         """(B, S, ...) to a tensor (B * S, ...); fancy indexing has copied already."""

@@ -1,109 +1,134 @@
-"""The memory of a policy: an xLSTM stack that reads features, one step or a whole sequence at a time.
+"""The memory of a policy: cells that read features, one step or a whole sequence at a time, behind one protocol.
 
-Shapes: B batch, S sequence, F features, D embedding dim, N floats of a packed state.
+Shapes: B batch, S sequence, F features, D memory output, L layers, N floats of packed state.
 """
 
-import dataclasses
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch as th
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from xlstm_kernels import pack_state, unpack_state, xLSTMBlockStack, xLSTMConfig
+from xlstm_kernels import StackStepper, pack_state, unpack_state, xLSTMBlockStack
+from xlstm_rl.config import MemoryConfig
 
-MemoryState: TypeAlias = Any  # a tree of tensors, batch first; only the backbone's own functions look inside
-
-# One mLSTM block: it masters CartPole without velocities in 40,000 steps; a second block costs half the speed.
-_DEFAULTS: dict[str, Any] = {"embedding_dim": 64, "num_blocks": 1}
+Step: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
-@dataclasses.dataclass(frozen=True)
-class MemoryConfig:
-    """What ``policy_kwargs=dict(memory=dict(...))`` says.
+class Memory(nn.Module, ABC):
+    """Features (B, S, F) to a latent (B, S, D), with a state that travels as one tensor (B, N), rows independent."""
 
-    Args:
-        stack: the xLSTM stack.
-        skip: whether actor and critic see the features beside the memory's output.
-    """
+    output_dim: int
 
-    stack: xLSTMConfig
-    skip: bool = True
+    @abstractmethod
+    def forward(self, features: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read on from ``state``; where ``resets`` (B, S) is true, forget all before that step.
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "MemoryConfig":
-        """Read a flat dictionary: ``cell``, ``skip`` and any field of ``xLSTMConfig``.
-
-        Raises:
-            ValueError: an unknown option or cell, dropout, or sizes that the stack refuses.
-
-        >>> MemoryConfig.from_options({"embedding_dim": 32, "num_heads": 2, "slstm_at": ()})
+        Returns:
+            The latent (B, S, D) and the state (B, N) after the last step.
         """
-        fields = {field.name for field in dataclasses.fields(xLSTMConfig)}
-        known = fields | {"cell", "skip"}
-        if unknown := sorted(set(options) - known):
-            raise ValueError(f"unknown memory option {unknown[0]!r}; use one of {sorted(known)}")
-        if (cell := options.get("cell", "xlstm")) != "xlstm":
-            raise ValueError(f"unknown memory cell {cell!r}; use 'xlstm'")
-        if dropout := options.get("dropout", 0):
-            raise ValueError(f"memory dropout must be 0, got {dropout}: rollout and update would disagree")
-        stack = {**_DEFAULTS, **{name: value for name, value in options.items() if name in fields}}
-        return cls(stack=xLSTMConfig(**stack), skip=bool(options.get("skip", True)))
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The memory (B, N) of ``batch_size`` rows that have read nothing."""
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Within it, single steps without gradients may read a snapshot of the weights, where that is faster."""
+        yield
 
 
-class Memory(nn.Module):
-    """Features (B, S, F) through a linear encoder and an xLSTM stack to a latent (B, S, D).
+class StackMemory(Memory):
+    """A linear encoder and a stack of xLSTM blocks.
 
-    Args:
-        features_dim: F, the width of the features.
-        config: the stack.
-
-    >>> memory = Memory(4, MemoryConfig.from_options({}))
+    >>> memory = StackMemory(4, MemoryConfig.from_options({}))
     >>> latent, state = memory(features, memory.initial_state(8))
     """
 
     def __init__(self, features_dim: int, config: MemoryConfig) -> None:
         super().__init__()
-        self.output_dim = config.stack.embedding_dim
+        assert config.stack is not None
+        self.output_dim = config.embedding_dim
         self.encoder = nn.Linear(features_dim, self.output_dim)
         self.stack = xLSTMBlockStack(config.stack)
         self._form = self.stack.initial_state(1)  # tells unpack the shapes
+        self._step: Step | None = None
 
-    def forward(
-        self, features: th.Tensor, state: MemoryState, resets: th.Tensor | None = None
-    ) -> tuple[th.Tensor, MemoryState]:
-        """Read ``features`` (B, S, F) on from ``state``; where ``resets`` (B, S) is true, forget all before that step.
+    def forward(self, features: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = self.encoder(features)
+        if self._step is not None and x.shape[1] == 1 and not th.is_grad_enabled():
+            y, state = self._step(x[:, 0], state, None if resets is None else resets[:, 0])
+            return y[:, None], state
+        y, after = self.stack(x, unpack_state(state, like=self._form), resets=resets)
+        return y, pack_state(after)
 
-        Returns:
-            The latent (B, S, D) and the state after the last step.
+    def initial_state(self, batch_size: int) -> Tensor:
+        return pack_state(self.stack.initial_state(batch_size))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_step": None}  # a snapshot is its owner's: it can be neither copied nor pickled
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        self._step = StackStepper(self.stack)
+        try:
+            yield
+        finally:
+            self._step = None
+
+
+class TorchMemory(Memory):
+    """``torch.nn.LSTM`` or ``GRU`` on the features themselves, as sb3-contrib has it; a reset begins a new sequence."""
+
+    def __init__(self, features_dim: int, config: MemoryConfig) -> None:
+        super().__init__()
+        self.output_dim = config.embedding_dim
+        kind = {"lstm": nn.LSTM, "gru": nn.GRU}[config.cell]
+        self.rnn = kind(features_dim, config.embedding_dim, config.num_blocks, batch_first=True)
+        self._leaves = 2 if config.cell == "lstm" else 1  # h and c, or h
+
+    def forward(self, features: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if resets is None:
+            latent, after = self.rnn(features, self._unpack(state))
+            return latent, self._pack(after)
+        if features.shape[1] == 1:
+            return self.forward(features, state.masked_fill(resets, 0.0))
+        return self._read_episodes(features, state, resets)
+
+    def _read_episodes(self, features: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's pieces between resets as sequences of their own, all in one call.
+
+        Their number and lengths are known to the host alone: on a GPU this waits for it.
         """
-        return self.stack(self.encoder(features), state, resets=resets)
+        begins = resets.clone()
+        begins[:, 0] = True
+        rows, steps = begins.nonzero(as_tuple=True)  # in the order of flat features
+        S = features.shape[1]
+        ends = th.cat([rows[1:] * S + steps[1:], rows.new_tensor([features.shape[0] * S])])
+        pieces = features.flatten(0, 1).split((ends - (rows * S + steps)).tolist())
+        given = th.where(resets[rows, steps, None], 0.0, state[rows])
+        latent, after = self.rnn(pack_sequence(pieces, enforce_sorted=False), self._unpack(given))
+        last = th.cat([rows[1:] != rows[:-1], rows.new_ones(1, dtype=th.bool)])  # of each row
+        return th.cat(unpack_sequence(latent)).unflatten(0, (-1, S)), self._pack(after)[last]
 
-    def initial_state(self, batch_size: int) -> MemoryState:
-        """The memory of ``batch_size`` rows that have read nothing."""
-        return self.stack.initial_state(batch_size)
+    def initial_state(self, batch_size: int) -> Tensor:
+        size = self._leaves * self.rnn.num_layers * self.output_dim
+        return self.rnn.weight_ih_l0.new_zeros(batch_size, size)
 
-    def unpack(self, packed: th.Tensor) -> MemoryState:
-        """The inverse of ``pack_state`` for this memory's states: (B, N) to a tree."""
-        return unpack_state(packed, like=self._form)
+    def _unpack(self, state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(B, N) to h or (h, c), each (L, B, D)."""
+        leaves = state.view(len(state), self._leaves, self.rnn.num_layers, self.output_dim).permute(1, 2, 0, 3)
+        parts = tuple(leaf.contiguous() for leaf in leaves)
+        return parts if self._leaves == 2 else parts[0]
 
-    def to_numpy(self, state: MemoryState) -> tuple[np.ndarray, ...]:
-        """A state as SB3's ``predict`` hands it out: a tuple of one float32 array (B, N)."""
-        return (pack_state(state).detach().cpu().numpy(),)
+    def _pack(self, parts: Tensor | tuple[Tensor, ...]) -> Tensor:
+        leaves = parts if isinstance(parts, tuple) else (parts,)
+        return th.cat([leaf.transpose(0, 1).flatten(1) for leaf in leaves], dim=1)
 
-    def from_numpy(self, arrays: tuple[np.ndarray, ...] | None, batch_size: int) -> MemoryState:
-        """The inverse of ``to_numpy``; None gives a fresh memory.
 
-        Raises:
-            ValueError: a state of another batch size or of another memory.
-        """
-        if arrays is None:
-            return self.initial_state(batch_size)
-        packed = th.as_tensor(arrays[0], dtype=th.float32, device=self.encoder.weight.device)
-        if packed.ndim != 2 or packed.shape[0] != batch_size:
-            raise ValueError(
-                f"state has shape {tuple(packed.shape)} but there are {batch_size} observations; pass the state that "
-                "predict returned for these environments, or None to start with a fresh memory"
-            )
-        return self.unpack(packed)
+def build_memory(features_dim: int, config: MemoryConfig) -> Memory:
+    """The memory that the config describes, for features of width F."""
+    return StackMemory(features_dim, config) if config.stack is not None else TorchMemory(features_dim, config)

@@ -1,10 +1,10 @@
-"""PPO for policies with memory: Stable-Baselines3's algorithm on sequences that carry an xLSTM's state."""
+"""PPO for policies with memory: Stable-Baselines3's algorithm on sequences that carry the memory's state."""
 
+import time
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -13,11 +13,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from xlstm_kernels import pack_state, select_state
-from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
-from xlstm_rl.memory import MemoryState
+from xlstm_rl import settings
+from xlstm_rl.buffers import SequenceRolloutBuffer
+from xlstm_rl.inputs import Observation
+from xlstm_rl.masks import masks_of
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from xlstm_rl.sequences import plan_sequences
+from xlstm_rl.training import train_epochs
 
 # CartPole without velocities at 100,000 steps, five seeds: 500 each; with a constant 3e-4 one of four fell back to 339.
 LEARNING_RATE = LinearSchedule(7e-4, 7e-5, 1.0)
@@ -26,7 +27,7 @@ STEPS, ENVIRONMENTS = 128, 8
 
 
 class xLSTMPPO(PPO):
-    """PPO whose policy remembers: an xLSTM carries its state along each environment's steps.
+    """PPO whose policy remembers: a memory carries its state along each environment's steps.
 
     Training reads whole rows of the rollout (``n_steps`` of one environment), or chunks of ``seq_len`` steps, through
     the memory in one call, with the memory reset inside at episode starts. The state before the first step of each
@@ -35,18 +36,28 @@ class xLSTMPPO(PPO):
     The arguments are those of ``stable_baselines3.PPO``, and these.
 
     Args:
-        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a subclass of ``xlstm_rl.MlpPolicy``.
+        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` (or their names in sb3-contrib, with ``Lstm``),
+            or a subclass of ``xlstm_rl.MlpPolicy``.
         learning_rate: a value or a schedule; falls from 7e-4 to a tenth of it over the training unless given.
         n_steps: steps of each environment in a rollout; None for 128, or as many times 128 as it takes fewer than 8
             environments to bring 1,024 together.
-        batch_size: steps of a minibatch, a multiple of ``seq_len`` that divides ``n_steps * n_envs``;
-            None for four minibatches an epoch, fewer where the sequences do not divide by four.
-        seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for whole rows where
-            ``n_steps`` is given, else 128.
+        batch_size: steps of a minibatch; None for four minibatches an epoch, fewer where the sequences do not divide
+            by four. With ``seq_len`` given it must hold whole sequences and divide the rollout.
+        seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for the longest that fit:
+            whole rows, unless ``batch_size`` is smaller or they are too few for two minibatches.
+        burn_in: steps, at most ``seq_len``, that a chunk reads before it begins, without gradients and from the state
+            stored there, so that updates since the rollout reach its memory.
+        state_refresh: before each epoch but the first, read the rollout again and store the memory of the present
+            weights where sequences begin; costs one pass forward an epoch.
+        recompute_log_prob: take the old log-probabilities from training's own first pass instead of the rollout's, for
+            extractors that differ between the two modes (batch norm): then the first ratio is one for them too.
+        use_masking: whether actions are masked by the environments' ``action_masks()``, as in sb3-contrib; None for
+            where the environments have it.
         policy_kwargs: SB3's, and ``memory``, a dictionary: see ``MlpPolicy``.
 
     Raises:
-        ValueError: sizes that do not divide, a policy without memory, an unknown memory option.
+        ValueError: sizes that do not divide, a policy without memory, an unknown memory option, masks that the
+            environments or the action space do not have.
 
     >>> env = make_vec_env("CartPoleNoVel-v1", n_envs=8)
     >>> model = xLSTMPPO("MlpPolicy", env, policy_kwargs=dict(memory=dict(embedding_dim=64)))
@@ -58,6 +69,9 @@ class xLSTMPPO(PPO):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "MlpLstmPolicy": MlpPolicy,
+        "CnnLstmPolicy": CnnPolicy,
+        "MultiInputLstmPolicy": MultiInputPolicy,
     }
     policy: MlpPolicy
     rollout_buffer: SequenceRolloutBuffer
@@ -92,16 +106,20 @@ class xLSTMPPO(PPO):
         _init_setup_model: bool = True,
         *,
         seq_len: int | None = None,
+        burn_in: int = 0,
+        state_refresh: bool = False,
+        recompute_log_prob: bool = False,
+        use_masking: bool | None = None,
     ) -> None:
         if n_steps is not None:
-            plan_sequences(n_steps, 1, seq_len=seq_len, batch_size=None)
+            settings.check_sequences(n_steps, seq_len)
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
             n_steps=n_steps or STEPS,
-            # A size that SB3 has nothing to say about: _check_settings judges the real one
-            batch_size=max(n_steps or STEPS, 2),
+            # Where it is not given, a size that SB3 has nothing to say about
+            batch_size=batch_size or max(n_steps or STEPS, 2),
             n_epochs=n_epochs,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -129,33 +147,20 @@ class xLSTMPPO(PPO):
             n_envs = 1 if self.env is None else self.env.num_envs  # loading sets the environment later, and n_steps
             self.n_steps = STEPS * -(-ENVIRONMENTS // n_envs)
             seq_len = seq_len or STEPS
-        self.seq_len = seq_len
-        self._last_state: MemoryState = None
+        self.seq_len, self.burn_in, self.state_refresh = seq_len, burn_in, state_refresh
+        self.recompute_log_prob, self.use_masking = recompute_log_prob, use_masking
+        self._last_state: th.Tensor | None = None
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self._check_settings()
-        if self.rollout_buffer_class is None:
-            is_dict = isinstance(self.observation_space, spaces.Dict)
-            self.rollout_buffer_class = DictSequenceRolloutBuffer if is_dict else SequenceRolloutBuffer
-        self.rollout_buffer_kwargs = {**self.rollout_buffer_kwargs, "seq_len": self.seq_len}
+        buffer = settings.buffer_of(self)
+        self.rollout_buffer_class, self.rollout_buffer_kwargs = buffer.kind, buffer.options
         super()._setup_model()
 
-    def _check_settings(self) -> None:
-        plan = plan_sequences(self.n_steps, self.n_envs, seq_len=self.seq_len, batch_size=self.batch_size)
-        if self.normalize_advantage and plan.per_batch * plan.seq_len == 1:
-            raise ValueError("batch_size must be >= 2 to normalise advantages, got 1; or use normalize_advantage=False")
-        if not issubclass(self.policy_class, MlpPolicy):
-            raise ValueError(
-                f"policy must have a memory, got {self.policy_class.__name__}; "
-                f"use one of {sorted(self.policy_aliases)} or a subclass of xlstm_rl.MlpPolicy"
-            )
-        if self.rollout_buffer_class is not None and not issubclass(self.rollout_buffer_class, SequenceRolloutBuffer):
-            raise ValueError(
-                f"rollout_buffer_class must hold sequences, got {self.rollout_buffer_class.__name__}; "
-                "use None or a subclass of SequenceRolloutBuffer"
-            )
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "MlpPolicy") -> None:
+        # A step of a small memory is shorter than a kernel's launch
+        super()._maybe_recommend_cpu(mlp_class_name)
 
     def _excluded_save_params(self) -> list[str]:
         # Large and rarely wanted; save(include=["_last_state"]) keeps it, to go on in the middle of an episode
@@ -178,49 +183,57 @@ class xLSTMPPO(PPO):
     ) -> bool:
         """Fill ``rollout_buffer`` with ``n_rollout_steps`` of each environment; the memory goes on where it was.
 
+        The memory reads a snapshot of the weights: what a callback changes in them counts from the next rollout on.
         The names of the local variables are SB3's: callbacks read them.
 
         Returns:
             False where the callback ended the training, else True.
         """
+        began = time.perf_counter()
+        assert self._last_state is not None
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        for n_steps in range(n_rollout_steps):
-            self._resample_exploration(n_steps, env.num_envs)
-            if n_steps % rollout_buffer.seq_len == 0:
-                rollout_buffer.add_state(pack_state(self._last_state))
-            with th.inference_mode():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                sampled, values, log_probs, state = self.policy.step(
-                    obs_tensor, self._last_state, self._last_episode_starts
+        with self.policy.memory.stepping():
+            for n_steps in range(n_rollout_steps):
+                self._resample_exploration(n_steps, env.num_envs)
+                if rollout_buffer.wants_state():
+                    rollout_buffer.add_state(self._last_state)
+                action_masks = masks_of(env) if rollout_buffer.mask_size else None
+                with th.inference_mode():
+                    obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                    sampled, values, log_probs, state = self.policy.step(
+                        obs_tensor, self._last_state, self._last_episode_starts, action_masks=action_masks
+                    )
+                actions = sampled.cpu().numpy()
+                clipped_actions = self.policy.to_env_actions(actions)
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
+                self.num_timesteps += env.num_envs
+
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    return False
+
+                self._update_info_buffer(infos, dones)
+                self._bootstrap_truncated(rewards, dones, infos, state)
+                if action_masks is not None:
+                    rollout_buffer.add_masks(action_masks)
+                rollout_buffer.add(
+                    self._last_obs,  # type: ignore[arg-type]
+                    actions,
+                    rewards,
+                    self._last_episode_starts,  # type: ignore[arg-type]
+                    values,
+                    log_probs,
                 )
-            actions = sampled.cpu().numpy()
-            clipped_actions = self.policy.to_env_actions(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs
+                self._last_obs = new_obs  # type: ignore[assignment]
+                self._last_episode_starts, self._last_state = dones, state
 
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-
-            self._update_info_buffer(infos, dones)
-            self._bootstrap_truncated(rewards, dones, infos, state)
-            rollout_buffer.add(
-                self._last_obs,  # type: ignore[arg-type]
-                actions,
-                rewards,
-                self._last_episode_starts,  # type: ignore[arg-type]
-                values,
-                log_probs,
-            )
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts, self._last_state = dones, state
-
-        with th.inference_mode():
-            obs_tensor = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
-            values = self.policy.predict_values(obs_tensor, self._last_state)
+            with th.inference_mode():
+                obs_tensor = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
+                values = self.policy.predict_values(obs_tensor, self._last_state)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        self._log_speed("rollout", began)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -231,7 +244,7 @@ class xLSTMPPO(PPO):
             self.policy.reset_noise(n_envs)
 
     def _bootstrap_truncated(
-        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], state: MemoryState
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], state: th.Tensor
     ) -> None:
         """Add the discounted value after the last observation to the ``rewards`` of episodes that ran out of time.
 
@@ -243,36 +256,33 @@ class xLSTMPPO(PPO):
         observations = [infos[row]["terminal_observation"] for row in rows]
         with th.inference_mode():
             obs_tensor, _ = self.policy.obs_to_tensor(_stack(observations))
-            values = self.policy.predict_values(obs_tensor, select_state(state, rows))
+            values = self.policy.predict_values(obs_tensor, state[rows])
         rewards[rows] += self.gamma * values.flatten().cpu().numpy()
 
     def train(self) -> None:
-        """Update the policy: SB3's own epochs, over minibatches of sequences.
+        """Update the policy: SB3's epochs, over minibatches of sequences.
 
-        Logs ``train/replay_gap`` beside SB3's figures: how far the ratio of new and old policy is from one before the
-        first update. More than 1e-5 means that training does not see what the rollout saw.
+        Logs, beside SB3's figures, ``train/replay_gap``: how far the ratio of new and old policy is from one before
+        the first update. More than 1e-5 means that training does not see what the rollout saw.
         """
-        self.logger.record("train/replay_gap", self._replay_gap())
-        buffer, vf_coef = self.rollout_buffer, self.vf_coef
-        self.policy.observe_returns(th.as_tensor(buffer.returns, device=self.device))
-        # SB3's value loss is in units of the rewards; the actor, which shares the memory, must not drown in it.
-        self.vf_coef = vf_coef / self.policy.return_scale.deviation.item() ** 2
-        try:
-            super().train()
-        finally:
-            self.vf_coef = vf_coef
-        # Only now: the rollout's log-probabilities belong to the scales it was collected with.
-        self.policy.observe_features(buffer.all_observations())
+        began = time.perf_counter()
+        train_epochs(self)
+        self._log_speed("train", began)
 
-    def _replay_gap(self) -> float:
-        self.policy.set_training_mode(True)
-        plan = self.rollout_buffer.plan(self.batch_size)
-        samples = self.rollout_buffer.sequences(np.arange(plan.per_batch))
-        is_discrete = isinstance(self.action_space, spaces.Discrete)
-        actions = samples.actions.long().flatten() if is_discrete else samples.actions
-        with th.no_grad():
-            _, log_prob, _ = self.policy.evaluate_actions(samples.observations, actions)  # type: ignore[arg-type]
-        return (log_prob - samples.old_log_prob).expm1().abs().max().item()
+    def _log_speed(self, part: str, began: float) -> None:
+        steps = self.n_steps * self.n_envs
+        self.logger.record(f"time/fps_{part}", int(steps / max(time.perf_counter() - began, 1e-9)))
+
+    def predict(
+        self,
+        observation: Observation,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """See ``MlpPolicy.predict``."""
+        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
 
 def _stack(observations: list[Any]) -> Any:

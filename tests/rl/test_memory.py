@@ -1,68 +1,108 @@
-"""The memory module and its options."""
+"""The memory's cells: state, resets, single steps."""
 
-import numpy as np
+import copy
+
 import pytest
 import torch
 
-from xlstm_kernels import map_state, pack_state
-from xlstm_rl.memory import Memory, MemoryConfig
+from xlstm_rl.config import MemoryConfig
+from xlstm_rl.memory import build_memory
 
-OPTIONS = {"embedding_dim": 8, "num_blocks": 2, "num_heads": 2, "slstm_at": (1,)}
+B, S, F = 3, 9, 3
+CELLS = ["xlstm", "mlstm", "slstm", "lstm", "gru"]
+
+
+@pytest.fixture(params=CELLS)
+def memory(request):
+    torch.manual_seed(0)
+    return build_memory(F, MemoryConfig.from_options({"cell": request.param, "embedding_dim": 16, "num_blocks": 2}))
 
 
 @pytest.fixture
-def memory():
-    torch.manual_seed(0)
-    return Memory(3, MemoryConfig.from_options(OPTIONS))
+def resets():
+    """At the first step, in the middle, twice in a row, and in one row never."""
+    resets = torch.zeros(B, S, dtype=torch.bool)
+    resets[0, [0, 4, 5]] = resets[1, [2, 8]] = True
+    return resets
 
 
-def test_a_state_survives_the_way_through_numpy(memory):
-    _, state = memory(torch.randn(4, 5, 3), memory.initial_state(4))
-    arrays = memory.to_numpy(state)
-    assert [array.dtype for array in arrays] == [np.float32]
-    back = memory.from_numpy(arrays, 4)
-    map_state(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0) or a, back, state)
+def used(memory):
+    """A state that is not empty."""
+    return memory(torch.randn(B, 4, F), memory.initial_state(B))[1].detach()
 
 
-def test_no_state_means_a_fresh_memory(memory):
-    fresh = pack_state(memory.initial_state(2))
-    assert torch.equal(pack_state(memory.from_numpy(None, 2)), fresh)
+def walk(memory, features, state, resets):
+    outputs = []
+    for t in range(features.shape[1]):
+        y, state = memory(features[:, t : t + 1], state, resets[:, t : t + 1])
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
 
 
-def test_a_state_of_another_batch_size_is_refused(memory):
-    arrays = memory.to_numpy(memory.initial_state(3))
-    with pytest.raises(ValueError, match="but there are 2 observations; pass the state that predict returned"):
-        memory.from_numpy(arrays, 2)
+def test_a_sequence_equals_its_steps(memory, resets):
+    features, state = torch.randn(B, S, F), used(memory)
+    whole, stepwise = memory(features, state, resets), walk(memory, features, state, resets)
+    for ours, theirs in zip(whole, stepwise, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_state_of_another_memory_is_refused(memory):
-    other = Memory(3, MemoryConfig.from_options({**OPTIONS, "embedding_dim": 16}))
-    with pytest.raises(ValueError, match="packed state"):
-        memory.from_numpy(other.to_numpy(other.initial_state(2)), 2)
+def test_gradients_of_a_sequence_are_those_of_its_steps(memory, resets):
+    features, state, weight = torch.randn(B, S, F), used(memory), torch.randn(B, S, 16)
+    gradients = [
+        torch.autograd.grad((read(features)[0] * weight).sum(), list(memory.parameters()))
+        for read in (lambda x: memory(x, state, resets), lambda x: walk(memory, x, state, resets))
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_options_reach_the_stack():
-    config = MemoryConfig.from_options(
-        {"cell": "xlstm", "skip": False, "num_blocks": 3, "slstm_at": [0], "conv_kernel_size": 2}
-    )
-    assert (config.skip, config.stack.num_blocks, config.stack.conv_kernel_size) == (False, 3, 2)
+def test_a_reset_forgets_everything_before_it(memory, resets):
+    features = torch.randn(B, S, F)
+    latent, _ = memory(features, used(memory), resets)
+    fresh, _ = memory(features[:1, 5:], memory.initial_state(1))
+    torch.testing.assert_close(latent[:1, 5:], fresh, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"hidden_size": 64}, r"unknown memory option 'hidden_size'; use one of \['cell', "),
-        ({"cell": "elman"}, "unknown memory cell 'elman'; use 'xlstm'"),
-        ({"dropout": 0.1}, r"memory dropout must be 0, got 0.1"),
-        ({"num_blocks": 0}, "num_blocks must be >= 1, got 0"),
-        ({"slstm_at": (5,)}, r"slstm_at names blocks \[5\]"),
-    ],
-)
-def test_a_wrong_option_is_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        MemoryConfig.from_options(options)
+def test_no_row_reads_anothers_memory(memory, resets):
+    features, state = torch.randn(B, S, F), used(memory)
+    latent, after = memory(features, state, resets)
+    changed = features.clone()
+    changed[1, 0] += 1
+    other, other_after = memory(changed, state, resets)
+    torch.testing.assert_close(other[[0, 2]], latent[[0, 2]])
+    torch.testing.assert_close(other_after[[0, 2]], after[[0, 2]])
+    assert not torch.allclose(other[1, 0], latent[1, 0])
 
 
-def test_heads_must_divide_the_embedding():
-    with pytest.raises(ValueError, match="num_heads must divide embedding_dim 10, got 4"):
-        Memory(3, MemoryConfig.from_options({"embedding_dim": 10, "num_blocks": 1, "slstm_at": (0,)}))
+@torch.no_grad()
+def test_a_snapshot_steps_as_the_memory_does(memory, resets):
+    features, state = torch.randn(B, S, F), used(memory)
+    expected = walk(memory, features, state, resets)
+    with memory.stepping():
+        found = walk(memory, features, state, resets)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_after_a_snapshot_the_present_weights_count(memory):
+    features, state = torch.randn(B, 1, F), used(memory)
+    with memory.stepping():
+        before, _ = memory(features, state)
+    for parameter in memory.parameters():
+        parameter.mul_(1.5)
+    assert not torch.allclose(memory(features, state)[0], before)
+
+
+def test_a_memory_can_be_copied_while_it_steps(memory):
+    with memory.stepping():
+        twin = copy.deepcopy(memory)
+    features = torch.randn(B, 1, F)
+    torch.testing.assert_close(twin(features, used(twin))[0].shape, memory(features, used(memory))[0].shape)
+
+
+def test_a_given_state_is_left_alone(memory, resets):
+    state = used(memory)
+    before = state.clone()
+    memory(torch.randn(B, S, F), state, resets)
+    assert torch.equal(state, before)

@@ -11,7 +11,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from xlstm_kernels import pack_state
 from xlstm_rl import xLSTMPPO
 from xlstm_rl.sequences import Sequences
 
@@ -43,6 +42,11 @@ def collect(model):
     return model.rollout_buffer
 
 
+def after(model, row):
+    """The memory after one environment's row, which no episode's end interrupts."""
+    return model.policy.read(row.observations.observations, row.observations.states, row.observations.episode_starts)
+
+
 def whole_row(model, env_index):
     buffer = model.rollout_buffer
     row = buffer.sequences(np.array([env_index]))
@@ -62,7 +66,9 @@ def test_the_first_ratio_of_every_update_is_one(tiny_model, seq_len, batch_size)
 def test_the_replay_gap_shows_a_memory_that_differs_from_the_rollouts(tiny_model):
     model = tiny_model(seq_len=4, batch_size=32)
     buffer = collect(model)
-    buffer.states = [states[::-1].copy() for states in buffer.states]  # each environment gets the other's memory
+    buffer.states = {
+        step: states[::-1].copy() for step, states in buffer.states.items()
+    }  # each environment gets the other's memory
     model.train()
     assert model.logger.name_to_value["train/replay_gap"] > 1e-4
 
@@ -74,28 +80,25 @@ def test_the_rollout_remembers_within_an_episode_and_forgets_between(tiny_model,
     with torch.no_grad():
         for start in (0, 5, 10):
             observations = torch.from_numpy(buffer.observations[start : start + 5, 0])
-            packed = pack_state(model.policy.initial_state(1))
-            episode = Sequences(observations, torch.zeros(1, 5, dtype=torch.bool), packed)
+            fresh = model.policy.initial_state(1)
+            episode = Sequences(observations, torch.zeros(1, 5, dtype=torch.bool), fresh)
             alone = model.policy.evaluate_actions(episode, torch.zeros(5))[0].flatten()
             torch.testing.assert_close(values[start : start + 5], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_the_memory_is_carried_from_one_rollout_to_the_next(tiny_model, drift_env):
-    model = tiny_model(drift_env(length=10**6), learning_rate=0.0).learn(32)
+    model = tiny_model(drift_env(length=10**6), learning_rate=0.0, policy_kwargs={"normalize": False}).learn(32)
     first = model.rollout_buffer.sequences(np.array([0]))
-    with torch.no_grad():
-        _, state = model.policy.memory(
-            first.observations.observations[None], model.policy.memory.unpack(first.observations.states)
-        )
+    state = after(model, first)
     model.learn(32, reset_num_timesteps=False)
     carried = model.rollout_buffer.sequences(np.array([0])).observations.states
-    torch.testing.assert_close(carried, pack_state(state), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(carried, state, rtol=1e-4, atol=1e-5)
 
 
 def test_learning_anew_starts_with_a_fresh_memory(tiny_model):
     model = tiny_model().learn(32)
     collect(model)
-    fresh = pack_state(model.policy.initial_state(model.n_envs)).numpy()
+    fresh = model.policy.initial_state(model.n_envs).numpy()
     np.testing.assert_array_equal(model.rollout_buffer.states[0], fresh)
 
 
@@ -105,7 +108,7 @@ def test_chunks_give_the_log_probabilities_of_whole_rows(tiny_model):
     chunks = buffer.sequences(np.arange(4))
     with torch.no_grad():
         _, log_prob, _ = model.policy.evaluate_actions(chunks.observations, chunks.actions.long().flatten())
-    buffer.seq_len, buffer.states = buffer.buffer_size, buffer.states[:1]
+    buffer.seq_len = buffer.buffer_size
     torch.testing.assert_close(log_prob, whole_row(model, 0)[2], rtol=1e-5, atol=1e-6)
 
 
@@ -139,7 +142,7 @@ def test_a_truncated_episode_is_bootstrapped_with_the_value_after_its_last_obser
     assert sorted(terminal) == [(step, row) for step in (4, 9, 14) for row in range(3)]
     for (step, row), last in terminal.items():
         observations = np.concatenate([buffer.observations[step - 4 : step + 1, row], last[None]])
-        packed = pack_state(model.policy.initial_state(1))
+        packed = model.policy.initial_state(1)
         episode = Sequences(torch.from_numpy(observations), torch.zeros(1, 6, dtype=torch.bool), packed)
         with torch.no_grad():
             value = model.policy.evaluate_actions(episode, torch.zeros(6))[0][-1].item()
@@ -157,11 +160,8 @@ def test_bootstrapping_leaves_the_carried_memory_alone(tiny_model, drift_env):
     collect(model)
     row, values, _ = whole_row(model, 0)
     torch.testing.assert_close(values, row.old_values, rtol=1e-5, atol=1e-6)
-    with torch.no_grad():
-        _, state = model.policy.memory(
-            row.observations.observations[None], model.policy.memory.unpack(row.observations.states)
-        )
-    torch.testing.assert_close(pack_state(model._last_state)[:1], pack_state(state), rtol=1e-4, atol=1e-5)
+    state = after(model, row)
+    torch.testing.assert_close(model._last_state[:1], state, rtol=1e-4, atol=1e-5)
 
 
 def test_two_seeded_runs_agree_bit_for_bit(tiny_model, drift_env):
@@ -239,9 +239,10 @@ def test_a_buffer_without_sequences_is_refused(tiny_model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 24}, r"batch_size .* got 24; use one of \[16, 32\]"),
+        ({"batch_size": 24, "seq_len": 16}, r"batch_size .* got 24; use one of \[16, 32\]"),
+        ({"seq_len": 8, "burn_in": 9}, "burn_in must be between 0 and seq_len=8, got 9"),
+        ({"use_masking": True}, r"use_masking=True needs environments with a method action_masks\(\)"),
         ({"seq_len": 5}, r"seq_len must divide n_steps=16, got 5"),
-        ({"batch_size": 1, "seq_len": 1}, "batch_size must be >= 2 to normalise advantages, got 1"),
         ({"n_steps": 0}, r"n_steps must be >= 1, got 0"),
         ({"policy_kwargs": {"memory": {"layers": 2}}}, "unknown memory option 'layers'"),
         ({"policy_kwargs": {"memory": {"embedding_dim": 10, "num_heads": 3}}}, "num_heads must divide"),

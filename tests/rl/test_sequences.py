@@ -18,10 +18,25 @@ def test_a_minibatch_holds_whole_sequences(n_envs, seq_len, batch_size, expected
     assert plan_sequences(128, n_envs, seq_len=seq_len, batch_size=batch_size) == expected
 
 
-@pytest.mark.parametrize(("n_envs", "minibatches"), [(8, 4), (6, 3), (2, 2), (1, 1), (7, 1)])
-def test_without_a_batch_size_there_are_up_to_four_minibatches(n_envs, minibatches):
+@pytest.mark.parametrize(("n_envs", "minibatches"), [(8, 4), (6, 3), (2, 2)])
+def test_without_sizes_there_are_up_to_four_minibatches_of_whole_rows(n_envs, minibatches):
     plan = plan_sequences(128, n_envs, seq_len=None, batch_size=None)
-    assert plan.total == minibatches * plan.per_batch
+    assert (plan.seq_len, plan.total) == (128, minibatches * plan.per_batch)
+
+
+@pytest.mark.parametrize(("n_envs", "seq_len"), [(1, 32), (7, 32)])
+def test_rows_that_make_one_minibatch_are_cut_into_four(n_envs, seq_len):
+    plan = plan_sequences(128, n_envs, seq_len=None, batch_size=None)
+    assert (plan.seq_len, plan.total) == (seq_len, 4 * plan.per_batch)
+
+
+@pytest.mark.parametrize(("batch_size", "seq_len", "per_batch"), [(256, 128, 2), (32, 32, 1), (96, 32, 3), (63, 1, 63)])
+def test_a_batch_size_without_a_sequence_length_takes_the_longest_that_fit(batch_size, seq_len, per_batch):
+    assert plan_sequences(128, 3, seq_len=None, batch_size=batch_size)[:2] == (seq_len, per_batch)
+
+
+def test_a_batch_larger_than_the_rollout_holds_all_of_it():
+    assert plan_sequences(128, 2, seq_len=None, batch_size=1024) == (128, 2, 2)
 
 
 def test_without_a_batch_size_no_minibatch_is_a_single_step():
@@ -34,7 +49,7 @@ def test_without_a_batch_size_no_minibatch_is_a_single_step():
         (48, None, r"seq_len must divide n_steps=128, got 48; use one of \[1, 2, 4, 8, 16, 32, 64, 128\]"),
         (0, None, "got 0"),
         (256, None, "got 256"),
-        (None, 64, r"batch_size .* got 64; use one of \[128, 256, 512, 1024\]"),
+        (128, 64, r"batch_size .* got 64; use one of \[128, 256, 512, 1024\]"),
         (32, 100, "got 100"),
         (32, 96, "got 96"),
         (32, 0, "got 0"),

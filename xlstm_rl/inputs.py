@@ -1,0 +1,96 @@
+"""What users hand to ``predict`` and to an actor: checked, and turned into tensors.
+
+Shapes: B batch, N floats of packed state, A flags of an action mask.
+"""
+
+import warnings
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from xlstm_rl.distributions import mask_size
+
+Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
+
+
+def check_observation(observation: Any, space: spaces.Space) -> None:
+    """Raise ValueError for what Gym's ``reset`` returns, and for an array in place of a dictionary or the reverse."""
+    if isinstance(observation, tuple):
+        raise ValueError(
+            "observation is a tuple: you are probably mixing Gym API, whose reset returns (obs, info), with SB3's "
+            "VecEnv API; pass obs alone"
+        )
+    if isinstance(observation, dict) != isinstance(space, spaces.Dict):
+        raise ValueError(f"observation is a {type(observation).__name__}, but this policy was made for {space}")
+
+
+def as_state(state: tuple[np.ndarray, ...] | None, fresh: th.Tensor) -> th.Tensor:
+    """A state as ``predict`` returned it, (B, N); ``fresh`` where there is none.
+
+    Raises:
+        ValueError: a state of another batch size or of another memory.
+    """
+    if state is None:
+        return fresh
+    packed = th.as_tensor(state[0], dtype=th.float32, device=fresh.device)
+    if packed.ndim != 2 or len(packed) != len(fresh):
+        raise ValueError(
+            f"state has shape {tuple(packed.shape)} but there are {len(fresh)} observations; pass the state that "
+            "predict returned for these environments, or None to start with a fresh memory"
+        )
+    if packed.shape != fresh.shape:
+        raise ValueError(
+            f"state must be {tuple(fresh.shape)}, got {tuple(packed.shape)}: it is another memory's; "
+            "pass what this policy's predict returned, or None to start with a fresh memory"
+        )
+    return packed
+
+
+def as_flags(episode_start: np.ndarray | None, batch_size: int, device: th.device) -> th.Tensor | None:
+    """``episode_start`` as bool (B,); None where no row starts, which is cheaper.
+
+    Raises:
+        ValueError: not one flag for each observation.
+    """
+    if episode_start is None:
+        return None
+    starts = np.asarray(episode_start, dtype=bool)
+    if starts.shape != (batch_size,):
+        raise ValueError(
+            f"episode_start must have one flag for each of the {batch_size} observations, got shape {starts.shape}"
+        )
+    return th.as_tensor(starts, device=device) if starts.any() else None
+
+
+def as_masks(action_masks: Any, space: spaces.Space, batch_size: int, device: th.device) -> th.Tensor:
+    """``action_masks`` as bool (B, A); one row's may come without its batch.
+
+    Raises:
+        ValueError: a wrong number of flags, or an action space that has no masks.
+    """
+    masks, size = np.asarray(action_masks, dtype=bool), mask_size(space)
+    if masks.size != batch_size * size:
+        raise ValueError(f"action_masks must be {(batch_size, size)} for {space}, got shape {masks.shape}")
+    return th.as_tensor(masks.reshape(batch_size, size), device=device)
+
+
+class StatelessCalls:
+    """Notices a loop that never passes the state back: such a policy acts without its memory."""
+
+    def __init__(self) -> None:
+        self._before, self._warned = False, False
+
+    def count(self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None) -> None:
+        """Warn, once, at the second call in a row with neither a state nor the start of an episode."""
+        stateless = state is None and episode_start is None
+        if stateless and self._before and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "predict was called again without its state: the memory is empty at every such call; pass on what it "
+                "returned, action, state = model.predict(obs, state, episode_start=start)",
+                UserWarning,
+                stacklevel=4,
+            )
+        self._before = stateless

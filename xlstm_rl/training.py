@@ -1,0 +1,98 @@
+"""The epochs of one update: minibatches of sequences through the policy, losses, steps of the optimiser, the log."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import explained_variance
+from torch.nn.utils import clip_grad_norm_
+
+from xlstm_rl.losses import Coefficients, Losses, ppo_losses
+from xlstm_rl.replay import evaluate, recompute_log_probs, refresh_states
+
+if TYPE_CHECKING:
+    from xlstm_rl.ppo import xLSTMPPO
+
+
+def train_epochs(model: "xLSTMPPO") -> None:
+    """Update the policy on the rollout in the model's buffer, and log what happened.
+
+    Nothing waits for the device inside: the log is read at the end. A ``target_kl`` has to be read at every step.
+    """
+    policy, buffer = model.policy, model.rollout_buffer
+    policy.set_training_mode(True)
+    model._update_learning_rate(policy.optimizer)
+    policy.observe_returns(th.as_tensor(buffer.returns, device=model.device))
+    if model.recompute_log_prob:
+        recompute_log_probs(policy, buffer, model.batch_size)
+    weights = _coefficients(model)
+    history: list[list[Losses]] = []  # of each epoch's minibatches
+    for epoch in range(model.n_epochs):
+        if epoch > 0 and model.state_refresh:
+            refresh_states(policy, buffer)
+        history.append([])
+        ended = _run_epoch(model, weights, history[-1])
+        model._n_updates += 1
+        if ended:
+            break
+    # Only now: the rollout's log-probabilities belong to the scales it was collected with.
+    policy.observe_features(buffer.flat_observations((slice(None), slice(None))))
+    _log(model, weights, [losses for epoch in history for losses in epoch])
+    model.logger.record("train/approx_kl", _mean("approx_kl", history[-1]))  # where the update has ended, as in SB3
+
+
+def _coefficients(model: "xLSTMPPO") -> Coefficients:
+    progress = model._current_progress_remaining
+    return Coefficients(
+        clip_range=model.clip_range(progress),  # type: ignore[operator]
+        clip_range_vf=None if model.clip_range_vf is None else model.clip_range_vf(progress),  # type: ignore[operator]
+        entropy=model.ent_coef,
+        # The value loss is in units of the rewards; the actor, which shares the memory, must not drown in it.
+        value=model.vf_coef / model.policy.return_scale.deviation.item() ** 2,
+        normalize_advantage=model.normalize_advantage,
+    )
+
+
+def _run_epoch(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> bool:
+    """One pass over the rollout; True where the policy moved so far that the update should end."""
+    policy = model.policy
+    parameters = list(policy.parameters())
+    for samples in model.rollout_buffer.get(model.batch_size):
+        values, log_prob, entropy = evaluate(policy, samples)
+        losses = ppo_losses(samples, values, log_prob, entropy, weights)
+        history.append(Losses(*(figure.detach() for figure in losses)))
+        if model.target_kl is not None and losses.approx_kl.item() > 1.5 * model.target_kl:
+            return True
+        policy.optimizer.zero_grad()
+        losses.loss.backward()
+        clip_grad_norm_(parameters, model.max_grad_norm, foreach=True)
+        policy.optimizer.step()
+    return False
+
+
+def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> None:
+    record, buffer = model.logger.record, model.rollout_buffer
+    record("train/entropy_loss", _mean("entropy", history))
+    record("train/policy_gradient_loss", _mean("policy", history))
+    record("train/value_loss", _mean("value", history))
+    record("train/clip_fraction", _mean("clip_fraction", history))
+    record("train/loss", history[-1].loss.item())
+    record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+    record("train/replay_gap", (history[0].ratio - 1).abs().max().item())
+    record("train/state_norm", _state_norm(buffer.states[max(buffer.states)]))
+    if hasattr(model.policy, "log_std"):
+        record("train/std", model.policy.log_std.exp().mean().item())
+    record("train/n_updates", model._n_updates, exclude="tensorboard")
+    record("train/clip_range", weights.clip_range)
+    if weights.clip_range_vf is not None:
+        record("train/clip_range_vf", weights.clip_range_vf)
+
+
+def _mean(name: str, history: list[Losses]) -> float:
+    return th.stack([getattr(losses, name) for losses in history]).mean().item()
+
+
+def _state_norm(state: np.ndarray) -> float:
+    """Root mean square of a memory's numbers; those of an empty one that are infinite do not count."""
+    finite = state[np.isfinite(state)]
+    return float(np.sqrt(np.square(finite).mean())) if finite.size else 0.0
