@@ -2,6 +2,7 @@
 
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
 from xlstm_rl.envs import EpisodeClock, MaskVelocity, TMaze
+from xlstm_rl.numpy_actor import NumpyActor
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.ppo import xLSTMPPO
 from xlstm_rl.previous import PreviousInputs
@@ -13,6 +14,7 @@ __all__ = [
     "MaskVelocity",
     "MlpPolicy",
     "MultiInputPolicy",
+    "NumpyActor",
     "PreviousInputs",
     "SequenceRolloutBuffer",
     "TMaze",

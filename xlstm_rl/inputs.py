@@ -26,7 +26,7 @@ def check_observation(observation: Any, space: spaces.Space) -> None:
         raise ValueError(f"observation is a {type(observation).__name__}, but this policy was made for {space}")
 
 
-def as_state(state: tuple[np.ndarray, ...] | None, fresh: th.Tensor) -> th.Tensor:
+def as_state(state: tuple[np.ndarray | th.Tensor, ...] | None, fresh: th.Tensor) -> th.Tensor:
     """A state as ``predict`` returned it, (B, N); ``fresh`` where there is none.
 
     Raises:
@@ -48,14 +48,16 @@ def as_state(state: tuple[np.ndarray, ...] | None, fresh: th.Tensor) -> th.Tenso
     return packed
 
 
-def as_flags(episode_start: np.ndarray | None, batch_size: int, device: th.device) -> th.Tensor | None:
-    """``episode_start`` as bool (B,); None where no row starts, which is cheaper.
+def as_flags(episode_start: np.ndarray | th.Tensor | None, batch_size: int, device: th.device) -> th.Tensor | None:
+    """``episode_start`` as bool (B,); None where no row starts, which is cheaper. Tensors pass as they are.
 
     Raises:
         ValueError: not one flag for each observation.
     """
     if episode_start is None:
         return None
+    if isinstance(episode_start, th.Tensor):
+        return episode_start
     starts = np.asarray(episode_start, dtype=bool)
     if starts.shape != (batch_size,):
         raise ValueError(
@@ -65,11 +67,13 @@ def as_flags(episode_start: np.ndarray | None, batch_size: int, device: th.devic
 
 
 def as_masks(action_masks: Any, space: spaces.Space, batch_size: int, device: th.device) -> th.Tensor:
-    """``action_masks`` as bool (B, A); one row's may come without its batch.
+    """``action_masks`` as bool (B, A); one row's may come without its batch. Tensors pass as they are.
 
     Raises:
         ValueError: a wrong number of flags, or an action space that has no masks.
     """
+    if isinstance(action_masks, th.Tensor):
+        return action_masks
     masks, size = np.asarray(action_masks, dtype=bool), mask_size(space)
     if masks.size != batch_size * size:
         raise ValueError(f"action_masks must be {(batch_size, size)} for {space}, got shape {masks.shape}")

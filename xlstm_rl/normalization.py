@@ -38,10 +38,12 @@ class FeatureNorm(nn.Module):
         self.mean.add_(shift * len(batch) / total)
         self.count.copy_(total)
 
+    def deviation(self) -> th.Tensor:
+        """What the features are divided by; a feature that never moved is only centred."""
+        return th.where(self.var > 1e-12, self.var, 1.0).sqrt()
+
     def forward(self, features: th.Tensor) -> th.Tensor:
-        # A feature that never moved is only centred.
-        deviation = th.where(self.var > 1e-12, self.var, 1.0).sqrt()
-        standard = (features - self.mean.to(features.dtype)) / deviation.to(features.dtype)
+        standard = (features - self.mean.to(features.dtype)) / self.deviation().to(features.dtype)
         return standard.clamp(-CLIP, CLIP)
 
 

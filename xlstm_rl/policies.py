@@ -132,10 +132,10 @@ class MlpPolicy(ActorCriticPolicy):
         self,
         obs: PyTorchObs,
         state: th.Tensor,
-        episode_starts: np.ndarray | None = None,
+        episode_starts: np.ndarray | th.Tensor | None = None,
         *,
         deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
+        action_masks: np.ndarray | th.Tensor | None = None,
     ) -> PolicyStep:
         """Act in B environments at once, and carry the memory on.
 

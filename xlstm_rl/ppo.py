@@ -1,6 +1,7 @@
 """PPO for policies with memory: Stable-Baselines3's algorithm on sequences that carry the memory's state."""
 
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,9 @@ from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from xlstm_rl import settings
+from xlstm_rl.actor import Actor, make_actor
 from xlstm_rl.buffers import SequenceRolloutBuffer
+from xlstm_rl.export import export_numpy, export_onnx
 from xlstm_rl.inputs import Observation
 from xlstm_rl.masks import masks_of
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -283,6 +286,22 @@ class xLSTMPPO(PPO):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """See ``MlpPolicy.predict``."""
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
+
+    def actor(self, n_envs: int = 1) -> Actor:
+        """A snapshot of the policy that acts deterministically and fast, for ``n_envs`` observations a call.
+
+        >>> actor, state = model.actor(), None
+        >>> action, state = actor(obs, state, episode_start=start)
+        """
+        return make_actor(self.policy, n_envs)
+
+    def export_numpy(self, path: str | Path) -> None:
+        """Write the acting policy for ``NumpyActor``, which needs NumPy alone; see ``export.export_numpy``."""
+        export_numpy(self.policy, path)
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Write the acting policy as an ONNX graph; see ``export.export_onnx``."""
+        export_onnx(self.policy, path)
 
 
 def _stack(observations: list[Any]) -> Any:

@@ -1,0 +1,145 @@
+"""Actors for deployment: snapshots of a policy that act at the least cost, with their state handed in and out.
+
+Shapes: B batch, F features, N floats of state.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch as th
+
+from xlstm_kernels import StackStepper
+from xlstm_rl.inputs import as_flags, as_masks, as_state, check_observation
+from xlstm_rl.memory import StackMemory
+from xlstm_rl.numpy_actor import NumpyActor
+from xlstm_rl.policies import MlpPolicy
+from xlstm_rl.portable import NotPortableError, portable_policy
+
+Actor: TypeAlias = "NumpyActor | TorchActor"
+
+
+def make_actor(policy: MlpPolicy, n_envs: int = 1) -> Actor:
+    """The fastest actor for this policy where it is: compiled on a CPU, a CUDA graph on a GPU, else its own modules.
+
+    Args:
+        policy: it is copied; what it learns later does not reach the actor.
+        n_envs: observations that each call will bring.
+
+    Raises:
+        ValueError: fewer than one environment.
+    """
+    if n_envs < 1:
+        raise ValueError(f"n_envs must be >= 1, got {n_envs}")
+    if policy.device.type == "cpu":
+        try:
+            return CompiledActor(policy)
+        except NotPortableError:
+            return TorchActor(policy, n_envs)
+    return TorchActor(policy, n_envs)
+
+
+class CompiledActor(NumpyActor):
+    """NumPy around the compiled step of the memory."""
+
+    def __init__(self, policy: MlpPolicy) -> None:
+        super().__init__(*portable_policy(policy))
+        memory = policy.memory.actor
+        self._step: StackStepper | None = None
+        if isinstance(memory, StackMemory):
+            self._step = StackStepper(memory.stack)
+            self._encoder = self._memory_weights["encoder.weight"].T.copy()
+
+    def _remember(self, features: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._step is None:
+            return super()._remember(features, state)
+        x = features @ self._encoder + self._memory_weights["encoder.bias"]
+        y, after = self._step(th.from_numpy(x), th.from_numpy(state))
+        return y.numpy(), after.numpy()
+
+
+class TorchActor:
+    """The policy's own modules; on a GPU captured as one CUDA graph. The state stays where the policy is."""
+
+    def __init__(self, policy: MlpPolicy, n_envs: int) -> None:
+        self._policy = copy.deepcopy(policy)
+        self._policy.set_training_mode(False)
+        self._snapshot = self._policy.memory.stepping()
+        self._snapshot.__enter__()  # for good: nobody else has this copy, and it learns nothing
+        self._graph = _Graph(self._act, self._policy, n_envs) if policy.device.type == "cuda" else None
+
+    def initial_state(self, batch_size: int = 1) -> th.Tensor:
+        """The memory (B, N) before the first observation."""
+        return self._policy.initial_state(batch_size)
+
+    @th.inference_mode()
+    def __call__(
+        self,
+        observation: Any,
+        state: th.Tensor | None = None,
+        episode_start: Any = None,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, th.Tensor]:
+        """Act once; see ``NumpyActor``."""
+        policy = self._policy
+        check_observation(observation, policy.observation_space)
+        obs, batched = policy.obs_to_tensor(observation)
+        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        state = as_state(None if state is None else (state,), self.initial_state(B))
+        flags = None if episode_start is None else np.broadcast_to(episode_start, (B,)).copy()
+        starts = as_flags(flags, B, policy.device)
+        if self._graph is not None and self._graph.n_envs == B and action_masks is None:
+            actions, after = self._graph(obs, state, starts)
+        else:
+            masks = None if action_masks is None else as_masks(action_masks, policy.action_space, B, policy.device)
+            actions, after = self._act(obs, state, starts, masks)
+        chosen = policy.to_env_actions(actions.cpu().numpy())
+        return chosen if batched else chosen[0], after
+
+    def _act(
+        self, obs: Any, state: th.Tensor, starts: th.Tensor | None, masks: th.Tensor | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        step = self._policy.step(obs, state, starts, deterministic=True, action_masks=masks)
+        return step.actions, step.state
+
+
+class _Graph:
+    """One captured call for ``n_envs`` observations, replayed on copies of what it is given."""
+
+    def __init__(self, act: Callable[..., tuple[th.Tensor, th.Tensor]], policy: MlpPolicy, n_envs: int) -> None:
+        self.n_envs = n_envs
+        space = policy.observation_space
+        samples = [space.sample() for _ in range(n_envs)]
+        stacked = (
+            {key: np.stack([s[key] for s in samples]) for key in samples[0]}
+            if isinstance(samples[0], dict)
+            else np.stack(samples)
+        )
+        with th.inference_mode():
+            self._obs, _ = policy.obs_to_tensor(stacked)
+            self._state = policy.initial_state(n_envs)
+            self._starts = th.zeros(n_envs, dtype=th.bool, device=policy.device)
+            side = th.cuda.Stream()
+            side.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(side):
+                for _ in range(3):  # what kernels allocate or compile at their first call is no part of the graph
+                    act(self._obs, self._state, self._starts)
+            th.cuda.current_stream().wait_stream(side)
+            self._graph = th.cuda.CUDAGraph()
+            with th.cuda.graph(self._graph):
+                self._actions, self._after = act(self._obs, self._state, self._starts)
+
+    def __call__(self, obs: Any, state: th.Tensor, starts: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+        if isinstance(self._obs, dict):
+            for key, mine in self._obs.items():
+                mine.copy_(obs[key])
+        else:
+            self._obs.copy_(obs)
+        self._state.copy_(state)
+        if starts is None:
+            self._starts.zero_()
+        else:
+            self._starts.copy_(starts)
+        self._graph.replay()
+        return self._actions, self._after.clone()
