@@ -105,9 +105,9 @@ def make_model(cell: Cell, recipe: Recipe) -> BaseAlgorithm:
     settings = {name: value for name, value in recipe.model.items() if name not in own}
     if cell.algorithm == "recurrent_ppo":
         settings = ZOO.get(cell.environment) or {**settings, "policy_kwargs": ZOO_POLICY}
-        return RecurrentPPO("MlpLstmPolicy", normalized(env, settings), **settings, **shared)
+        return RecurrentPPO("MlpLstmPolicy", scaled(env, cell, settings), **settings, **shared)
     frames = VecFrameStack(env, 4) if cell.algorithm == "ppo_4_frames" else env
-    return PPO("MlpPolicy", normalized(frames, settings), **settings, **shared)
+    return PPO("MlpPolicy", scaled(frames, cell, settings), **settings, **shared)
 
 
 def with_memory(settings: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
@@ -119,9 +119,10 @@ def with_memory(settings: dict[str, Any], memory: dict[str, Any]) -> dict[str, A
     return {**settings, "policy_kwargs": {**policy_kwargs, "memory": {"embedding_dim": width, **memory}}}
 
 
-def normalized(env: VecEnv, settings: dict[str, Any]) -> VecNormalize:
-    """What ours does inside the policy, the others have outside."""
-    return VecNormalize(env, gamma=settings.get("gamma", 0.99))
+def scaled(env: VecEnv, cell: Cell, settings: dict[str, Any]) -> VecEnv:
+    """What ours does inside the policy the others have outside, as in RL Zoo: for quantities, not for symbols."""
+    measured = cell.environment.partition("-")[0].endswith("NoVel")
+    return VecNormalize(env, gamma=settings.get("gamma", 0.99)) if measured else env
 
 
 def evaluate(model: BaseAlgorithm) -> float:
