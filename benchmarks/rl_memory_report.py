@@ -79,6 +79,7 @@ def draw(results: pd.DataFrame, picture: Path) -> None:
         panels[environment].fill_between(curve.index, curve["min"], curve["max"], color=COLOURS[algorithm], alpha=0.12)
     for environment, panel in panels.items():
         panel.set_title(environment.removeprefix("popgym-"), loc="left", fontsize=10, weight="bold")
+        panel.set_xlabel("environment steps", fontsize=8)
         panel.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:,.0f}k")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", alpha=0.25)
@@ -90,6 +91,5 @@ def draw(results: pd.DataFrame, picture: Path) -> None:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
-    figure.supxlabel("environment steps", fontsize=9)
     figure.savefig(picture, dpi=130)
     plt.close(figure)
