@@ -131,4 +131,5 @@ class TorchMemory(Memory):
 
 def build_memory(features_dim: int, config: MemoryConfig) -> Memory:
     """The memory that the config describes, for features of width F."""
+    features_dim = int(features_dim)  # SB3 sums the sizes of a MultiDiscrete space in NumPy, which torch refuses
     return StackMemory(features_dim, config) if config.stack is not None else TorchMemory(features_dim, config)

@@ -3,6 +3,8 @@
 Shapes: M samples, F features.
 """
 
+from typing import Any
+
 import torch as th
 from torch import nn
 
@@ -20,12 +22,18 @@ class FeatureNorm(nn.Module):
     mean: th.Tensor
     var: th.Tensor
     count: th.Tensor
+    shift: th.Tensor
+    scale: th.Tensor
 
     def __init__(self, features_dim: int) -> None:
         super().__init__()
         self.register_buffer("mean", th.zeros(features_dim, dtype=th.float64))
         self.register_buffer("var", th.ones(features_dim, dtype=th.float64))
         self.register_buffer("count", th.zeros((), dtype=th.float64))
+        # What forward needs of these, as it needs it: at every step of a rollout
+        self.register_buffer("shift", th.zeros(features_dim), persistent=False)
+        self.register_buffer("scale", th.ones(features_dim), persistent=False)
+        self.register_load_state_dict_post_hook(_follow)
 
     @th.no_grad()
     def observe(self, features: th.Tensor) -> None:
@@ -37,14 +45,16 @@ class FeatureNorm(nn.Module):
         self.var.copy_((squares + shift.square() * self.count * len(batch) / total) / total)
         self.mean.add_(shift * len(batch) / total)
         self.count.copy_(total)
-
-    def deviation(self) -> th.Tensor:
-        """What the features are divided by; a feature that never moved is only centred."""
-        return th.where(self.var > 1e-12, self.var, 1.0).sqrt()
+        _follow(self)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
-        standard = (features - self.mean.to(features.dtype)) / self.deviation().to(features.dtype)
-        return standard.clamp(-CLIP, CLIP)
+        return ((features - self.shift) * self.scale).clamp(-CLIP, CLIP)
+
+
+def _follow(norm: Any, *_: Any) -> None:
+    """Bring shift and scale to where the moments are; a feature that never moved is only centred."""
+    norm.shift.copy_(norm.mean)
+    norm.scale.copy_(th.where(norm.var > 1e-12, norm.var, 1.0).rsqrt())
 
 
 class ReturnScale(nn.Module):

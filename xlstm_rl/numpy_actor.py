@@ -218,7 +218,7 @@ class NumpyActor:
         memory, outer = "memory.", {name: np.asarray(w) for name, w in weights.items()}
         self._memory_weights = {n.removeprefix(memory): outer.pop(n) for n in list(outer) if n.startswith(memory)}
         self._empty = outer.pop("state")
-        self._mean, self._scale = outer.get("mean"), outer.get("scale")
+        self._shift, self._scale = outer.get("shift"), outer.get("scale")
         self._low, self._high = outer.get("low"), outer.get("high")
         names = [name for name, _ in spec["layers"]]
         self._layers = [
@@ -285,8 +285,8 @@ class NumpyActor:
         read = [_encode(part, observation if part["key"] is None else observation[part["key"]]) for part in parts]
         batched = read[0][1]
         x = read[0][0] if len(read) == 1 else np.concatenate([part for part, _ in read], axis=1)
-        if self._mean is not None:
-            x = np.minimum(np.maximum((x - self._mean) / self._scale, -CLIP), CLIP)
+        if self._shift is not None:
+            x = np.minimum(np.maximum((x - self._shift) * self._scale, -CLIP), CLIP)
         return x, batched
 
     def _mask(self, outputs: np.ndarray, allowed: np.ndarray) -> np.ndarray:

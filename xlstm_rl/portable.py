@@ -126,7 +126,7 @@ def _norm(policy: MlpPolicy) -> Arrays:
     norm = policy.feature_norm
     if not isinstance(norm, FeatureNorm):
         return {}
-    return {"mean": _array(norm.mean).astype(np.float32), "scale": _array(norm.deviation()).astype(np.float32)}
+    return {"shift": _array(norm.shift), "scale": _array(norm.scale)}
 
 
 def _observation(policy: MlpPolicy) -> list[Spec]:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.utils import explained_variance
 from torch.nn.utils import clip_grad_norm_
@@ -79,7 +78,7 @@ def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> Non
     record("train/loss", history[-1].loss.item())
     record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
     record("train/replay_gap", (history[0].ratio - 1).abs().max().item())
-    record("train/state_norm", _state_norm(buffer.states[max(buffer.states)]))
+    record("train/state_norm", _state_norm(model._last_state))
     if hasattr(model.policy, "log_std"):
         record("train/std", model.policy.log_std.exp().mean().item())
     record("train/n_updates", model._n_updates, exclude="tensorboard")
@@ -92,7 +91,7 @@ def _mean(name: str, history: list[Losses]) -> float:
     return th.stack([getattr(losses, name) for losses in history]).mean().item()
 
 
-def _state_norm(state: np.ndarray) -> float:
+def _state_norm(state: th.Tensor | None) -> float:
     """Root mean square of a memory's numbers; those of an empty one that are infinite do not count."""
-    finite = state[np.isfinite(state)]
-    return float(np.sqrt(np.square(finite).mean())) if finite.size else 0.0
+    assert state is not None
+    return state[state.isfinite()].square().mean().sqrt().item()
