@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 
 from xlstm_kernels import StackStepper
-from xlstm_rl.inputs import as_flags, as_masks, as_state, check_observation
+from xlstm_rl.inputs import as_flags, as_masks, as_state, check_observation, stack_observations
 from xlstm_rl.memory import StackMemory
 from xlstm_rl.numpy_actor import NumpyActor
 from xlstm_rl.policies import MlpPolicy
@@ -109,15 +109,9 @@ class _Graph:
 
     def __init__(self, act: Callable[..., tuple[th.Tensor, th.Tensor]], policy: MlpPolicy, n_envs: int) -> None:
         self.n_envs = n_envs
-        space = policy.observation_space
-        samples = [space.sample() for _ in range(n_envs)]
-        stacked = (
-            {key: np.stack([s[key] for s in samples]) for key in samples[0]}
-            if isinstance(samples[0], dict)
-            else np.stack(samples)
-        )
+        observations = stack_observations([policy.observation_space.sample() for _ in range(n_envs)])
         with th.inference_mode():
-            self._obs, _ = policy.obs_to_tensor(stacked)
+            self._obs, _ = policy.obs_to_tensor(observations)
             self._state = policy.initial_state(n_envs)
             self._starts = th.zeros(n_envs, dtype=th.bool, device=policy.device)
             side = th.cuda.Stream()

@@ -14,6 +14,7 @@ import numpy as np
 import torch as th
 from torch import Tensor, nn
 
+from xlstm_rl.inputs import stack_observations
 from xlstm_rl.numpy_actor import NumpyActor, choose, memory_step
 from xlstm_rl.policies import MlpPolicy
 from xlstm_rl.portable import portable_action, portable_memory, portable_policy
@@ -138,7 +139,4 @@ _DTYPES = {
 
 def _sample(policy: MlpPolicy) -> Any:
     """Observations (B, ...) of the policy's space; those without bounds are drawn near zero."""
-    samples = [policy.observation_space.sample() for _ in range(BATCH)]
-    if isinstance(samples[0], dict):
-        return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-    return np.stack(samples)
+    return stack_observations([policy.observation_space.sample() for _ in range(BATCH)])

@@ -4,6 +4,7 @@ Shapes: B batch, N floats of packed state, A flags of an action mask.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,13 @@ def check_observation(observation: Any, space: spaces.Space) -> None:
         )
     if isinstance(observation, dict) != isinstance(space, spaces.Dict):
         raise ValueError(f"observation is a {type(observation).__name__}, but this policy was made for {space}")
+
+
+def stack_observations(observations: Sequence[Any]) -> Any:
+    """One batch (B, ...) from B observations, each an array or a dictionary of arrays."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.stack(observations)
 
 
 def as_state(state: tuple[np.ndarray | th.Tensor, ...] | None, fresh: th.Tensor) -> th.Tensor:

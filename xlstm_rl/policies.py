@@ -63,9 +63,6 @@ class MlpPolicy(ActorCriticPolicy):
             ``skip``, ``reset_on_done``, and for xLSTM cells any field of ``xLSTMConfig``: see ``MemoryConfig``.
         normalize: keep running scales of the returns, and of the features where the extractor learns nothing, inside
             the policy, so that it learns alike in any units. They change between rollouts only and are saved with it.
-        ortho_init: SB3's orthogonal initialisation of the networks. Behind a memory, whose output has unit scale
-            already, torch's own learns sooner: of 100 actions right after 1,200 steps of SB3's identity worlds, four
-            seeds each, 95 against 89 (MultiDiscrete) and 93 against 80 (MultiBinary).
         optimizer_class, optimizer_kwargs: as SB3's; Adam is fused unless its options are given, which takes a tenth of
             the time for a policy of this size.
         kwargs: SB3's own options of ``ActorCriticPolicy``: ``net_arch``, ``activation_fn``, ...
@@ -86,7 +83,6 @@ class MlpPolicy(ActorCriticPolicy):
         *,
         memory: dict[str, Any] | None = None,
         normalize: bool = True,
-        ortho_init: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -99,7 +95,6 @@ class MlpPolicy(ActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            ortho_init=ortho_init,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,

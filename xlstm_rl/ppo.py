@@ -18,7 +18,7 @@ from xlstm_rl import settings
 from xlstm_rl.actor import Actor, make_actor
 from xlstm_rl.buffers import SequenceRolloutBuffer
 from xlstm_rl.export import export_numpy, export_onnx
-from xlstm_rl.inputs import Observation
+from xlstm_rl.inputs import Observation, stack_observations
 from xlstm_rl.masks import masks_of
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.training import train_epochs
@@ -258,7 +258,7 @@ class xLSTMPPO(PPO):
             return
         observations = [infos[row]["terminal_observation"] for row in rows]
         with th.inference_mode():
-            obs_tensor, _ = self.policy.obs_to_tensor(_stack(observations))
+            obs_tensor, _ = self.policy.obs_to_tensor(stack_observations(observations))
             values = self.policy.predict_values(obs_tensor, state[rows])
         rewards[rows] += self.gamma * values.flatten().cpu().numpy()
 
@@ -302,10 +302,3 @@ class xLSTMPPO(PPO):
     def export_onnx(self, path: str | Path) -> None:
         """Write the acting policy as an ONNX graph; see ``export.export_onnx``."""
         export_onnx(self.policy, path)
-
-
-def _stack(observations: list[Any]) -> Any:
-    """One batch (B, ...) from B observations, each an array or a dictionary of arrays."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
-    return np.stack(observations)

@@ -1,5 +1,7 @@
 """The policy: stepping, evaluating sequences, predicting, saving."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -231,3 +233,29 @@ def test_state_dependent_exploration_trains_and_stays_in_bounds(tiny_model, drif
     model = tiny_model(env, use_sde=True, sde_sample_freq=3, n_steps=8, policy_kwargs=options).learn(16)
     action, _ = model.predict(env.reset())
     assert env.action_space.contains(action[0])
+
+
+def test_predicting_again_and_again_without_the_state_warns_once(policy):
+    observation = np.zeros((B, 2), np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            policy.predict(observation)
+    assert ["predict was called again without its state" in str(w.message) for w in caught] == [True]
+
+
+def test_predicting_with_the_state_or_at_an_episodes_start_does_not_warn(policy):
+    observation = np.zeros((B, 2), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            _, state = policy.predict(observation)
+            policy.predict(observation, state)
+            policy.predict(observation, None, np.ones(B, bool))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_every_cell_reads_choices(tiny_model, drift_env, cell):
+    """SB3 gives the width of a MultiDiscrete space as NumPy's integer."""
+    env = drift_env(observation_space=spaces.MultiDiscrete([3, 2]))
+    tiny_model(env, policy_kwargs={"memory": {"cell": cell, "embedding_dim": 8}}).learn(32)

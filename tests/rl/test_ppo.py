@@ -261,3 +261,26 @@ def test_it_is_a_ppo(tiny_model):
 def test_a_rollout_holds_a_thousand_steps_unless_told_otherwise(drift_env, n_envs, n_steps):
     model = xLSTMPPO("MlpPolicy", drift_env(n_envs), device="cpu")
     assert (model.n_steps, model.rollout_buffer.seq_len) == (n_steps, 128)
+
+
+def test_a_batch_size_that_cuts_rows_to_pieces_warns(tiny_model):
+    with pytest.warns(UserWarning, match="leave sequences of 1 steps only, and gradients flow back no further"):
+        model = tiny_model(batch_size=15)
+    assert model.rollout_buffer.seq_len == 1
+
+
+def test_sb3s_truncated_minibatch_trains(tiny_model, drift_env):
+    with pytest.warns(UserWarning, match="there will be a truncated mini-batch of size 1"):
+        model = tiny_model(drift_env(n_envs=1), n_steps=64, batch_size=63).learn(64)
+    assert np.isfinite(model.logger.name_to_value["train/loss"])
+    assert [len(batch.actions) for batch in model.rollout_buffer.get(63)] == [63, 1]
+
+
+@pytest.mark.parametrize("name", ["MlpLstmPolicy", "MlpPolicy"])
+def test_sb3_contribs_names_of_policies_are_understood(tiny_model, name):
+    assert type(tiny_model(policy=name).policy) is xLSTMPPO.policy_aliases["MlpPolicy"]
+
+
+def test_training_stops_where_the_policy_has_moved_too_far(tiny_model):
+    model = tiny_model(target_kl=1e-9, learning_rate=0.05, n_epochs=5).learn(32)
+    assert model._n_updates < 5

@@ -1,0 +1,65 @@
+"""PPO's losses against SB3's lines."""
+
+import pytest
+import torch
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from torch.nn import functional as F
+
+from xlstm_rl.losses import Coefficients, ppo_losses
+
+M = 64
+
+
+@pytest.fixture
+def samples():
+    torch.manual_seed(0)
+    old_values, old_log_prob, advantages, returns = torch.randn(4, M, dtype=torch.float64)
+    return RolloutBufferSamples(torch.empty(0), torch.empty(0), old_values, old_log_prob, advantages, returns)
+
+
+def sb3s_loss(samples, values, log_prob, entropy, weights):
+    advantages = samples.advantages
+    if weights.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    ratio = torch.exp(log_prob - samples.old_log_prob)
+    bounded = torch.clamp(ratio, 1 - weights.clip_range, 1 + weights.clip_range)
+    policy = -torch.min(advantages * ratio, advantages * bounded).mean()
+    if weights.clip_range_vf is not None:
+        change = torch.clamp(values - samples.old_values, -weights.clip_range_vf, weights.clip_range_vf)
+        values = samples.old_values + change
+    entropy_loss = -torch.mean(-log_prob) if entropy is None else -torch.mean(entropy)
+    return policy + weights.entropy * entropy_loss + weights.value * F.mse_loss(samples.returns, values)
+
+
+@pytest.mark.parametrize("has_entropy", [True, False])
+@pytest.mark.parametrize("entropy", [0.0, 0.1])
+@pytest.mark.parametrize("clip_range_vf", [None, 0.5])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_losses_and_gradients_are_sb3s(samples, has_entropy, entropy, clip_range_vf, normalize):
+    weights = Coefficients(0.2, clip_range_vf, entropy, 0.7, normalize)
+    torch.manual_seed(1)
+    given = [torch.randn(M, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    given[1].data.mul_(0.2).add_(samples.old_log_prob)
+    if not has_entropy:
+        given[2] = None
+    wanted = [tensor for tensor in given if tensor is not None]
+    expected, found = sb3s_loss(samples, *given, weights), ppo_losses(samples, *given, weights).loss
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, wanted, allow_unused=True),
+        torch.autograd.grad(expected, wanted, allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(torch.zeros(M, dtype=torch.float64) if ours is None else ours, theirs)
+
+
+def test_a_single_step_is_not_normalised(samples):
+    one = RolloutBufferSamples(*(field[:1] for field in samples))
+    weights = Coefficients(0.2, None, 0.0, 0.5, True)
+    assert torch.isfinite(ppo_losses(one, one.old_values, one.old_log_prob, None, weights).loss)
+
+
+def test_what_is_logged_of_equal_policies(samples):
+    losses = ppo_losses(samples, samples.returns, samples.old_log_prob, None, Coefficients(0.2, None, 0.0, 0.5, True))
+    assert (losses.value, losses.clip_fraction, losses.approx_kl) == (0, 0, 0)
+    assert (losses.ratio == 1).all()
