@@ -1,7 +1,7 @@
 """What policies with memory learn where memory matters, beside PPO without one, with stacked frames, and RecurrentPPO.
 
 pip install popgym minigrid sb3-contrib
-python benchmarks/rl_memory.py --jobs 8                                  # everything: days of one core
+python benchmarks/rl_memory.py --jobs 8                                  # everything: about a day of one core
 python benchmarks/rl_memory.py --environments TMaze50-v0 --seeds 0 1 2   # a part
 python benchmarks/rl_memory.py --report                                  # table and picture of what has been run
 
