@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xlstm_rl import MaskVelocity
-from xlstm_rl.envs import VELOCITIES
+from xlstm_rl.envs.velocity import VELOCITIES
 
 
 @pytest.mark.parametrize("env_id", sorted(VELOCITIES))

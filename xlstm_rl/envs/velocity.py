@@ -49,4 +49,4 @@ def _make_masked(env_id: str, **kwargs: Any) -> MaskVelocity:
 
 
 for _id in VELOCITIES:
-    register(_id.replace("-v", "NoVel-v"), entry_point="xlstm_rl.envs:_make_masked", kwargs={"env_id": _id})
+    register(_id.replace("-v", "NoVel-v"), entry_point="xlstm_rl.envs.velocity:_make_masked", kwargs={"env_id": _id})

@@ -1,0 +1,140 @@
+"""One cell of the learning benchmark: one algorithm on one environment from one seed."""
+
+import contextlib
+import importlib
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+
+from xlstm_rl import xLSTMPPO
+from xlstm_rl.zoo import Recipe, load_recipe
+
+POINTS = 25  # of a learning curve
+EPISODES = 50  # of the evaluation at its end
+MEMORIES: dict[str, dict[str, Any]] = {
+    "xlstm": {},  # the recipe's
+    "slstm": {"cell": "slstm"},
+    "lstm": {"cell": "lstm"},
+    "gru": {"cell": "gru"},
+}
+ALGORITHMS = (*MEMORIES, "recurrent_ppo", "ppo", "ppo_4_frames")
+
+# RecurrentPPO with what RL Zoo tuned for it; elsewhere it takes the recipe's.
+ZOO_POLICY = {"ortho_init": False, "activation_fn": torch.nn.ReLU, "lstm_hidden_size": 64, "net_arch": [64]}
+ZOO: dict[str, dict[str, Any]] = {
+    "CartPoleNoVel-v1": {
+        "n_steps": 32,
+        "batch_size": 256,
+        "gamma": 0.98,
+        "gae_lambda": 0.8,
+        "n_epochs": 20,
+        "learning_rate": LinearSchedule(1e-3, 0, 1),
+        "clip_range": LinearSchedule(0.2, 0, 1),
+        "policy_kwargs": ZOO_POLICY,
+    },
+    "PendulumNoVel-v1": {
+        "n_steps": 1024,
+        "batch_size": 128,
+        "gamma": 0.9,
+        "learning_rate": 1e-3,
+        "use_sde": True,
+        "sde_sample_freq": 4,
+        "policy_kwargs": ZOO_POLICY,
+    },
+}
+
+
+class Cell(NamedTuple):
+    environment: str
+    algorithm: str
+    seed: int
+
+
+class Curve(BaseCallback):
+    """Append the mean reward of the episodes that ended in each part of the training to the CSV."""
+
+    def __init__(self, cell: Cell, csv: Path, steps: int) -> None:
+        super().__init__()
+        self.cell, self.csv, self.part = cell, csv, steps / POINTS
+        self.rewards: list[float] = []
+        self.points = 0
+
+    def _on_step(self) -> bool:
+        self.rewards += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        if self.num_timesteps >= (self.points + 1) * self.part:
+            self.points += 1
+            if self.rewards:
+                append(self.csv, self.cell, "training", self.num_timesteps, float(np.mean(self.rewards)), 0)
+                self.rewards = []
+        return True
+
+
+def train_cell(cell: Cell, csv: Path, steps: int | None = None) -> str:
+    """Train and evaluate; the curve and the evaluation are rows of the CSV. Returns a line that tells the outcome."""
+    torch.set_num_threads(1)
+    if "-" in cell.environment:
+        with contextlib.suppress(ImportError):  # popgym-..., MiniGrid-...: importing the package registers them
+            importlib.import_module(cell.environment.split("-")[0].lower())
+    recipe = load_recipe(cell.environment)
+    steps = steps or recipe.n_timesteps
+    model = make_model(cell, recipe)
+    began = time.perf_counter()
+    model.learn(steps, callback=Curve(cell, csv, steps))
+    fps = model.num_timesteps / (time.perf_counter() - began)
+    reward = evaluate(model)
+    append(csv, cell, "evaluation", model.num_timesteps, reward, fps)
+    return f"{cell.environment} {cell.algorithm} seed {cell.seed}: {reward:.3f} ({fps:.0f} steps/s)"
+
+
+def make_model(cell: Cell, recipe: Recipe) -> BaseAlgorithm:
+    """The algorithm with the recipe's settings, or RL Zoo's where it tuned RecurrentPPO."""
+    env, shared = recipe.make_env(seed=cell.seed), {"seed": cell.seed, "device": "cpu"}
+    if cell.algorithm in MEMORIES:
+        return xLSTMPPO(env=env, **with_memory(recipe.model, MEMORIES[cell.algorithm]), **shared)
+    own = ("policy", "policy_kwargs", "seq_len")
+    settings = {name: value for name, value in recipe.model.items() if name not in own}
+    if cell.algorithm == "recurrent_ppo":
+        settings = ZOO.get(cell.environment) or {**settings, "policy_kwargs": ZOO_POLICY}
+        return RecurrentPPO("MlpLstmPolicy", scaled(env, cell, settings), **settings, **shared)
+    frames = VecFrameStack(env, 4) if cell.algorithm == "ppo_4_frames" else env
+    return PPO("MlpPolicy", scaled(frames, cell, settings), **settings, **shared)
+
+
+def with_memory(settings: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with another memory, of the same width."""
+    policy_kwargs = settings.get("policy_kwargs", {})
+    if not memory:
+        return settings
+    width = policy_kwargs.get("memory", {}).get("embedding_dim", 64)
+    return {**settings, "policy_kwargs": {**policy_kwargs, "memory": {"embedding_dim": width, **memory}}}
+
+
+def scaled(env: VecEnv, cell: Cell, settings: dict[str, Any]) -> VecEnv:
+    """What ours does inside the policy the others have outside, as in RL Zoo: for quantities, not for symbols."""
+    measured = cell.environment.partition("-")[0].endswith("NoVel")
+    return VecNormalize(env, gamma=settings.get("gamma", 0.99)) if measured else env
+
+
+def evaluate(model: BaseAlgorithm) -> float:
+    """The mean reward of episodes played with the most likely actions."""
+    env = model.get_env()
+    if isinstance(env, VecNormalize):
+        env.training = env.norm_reward = False
+    reward, _ = evaluate_policy(model, env, n_eval_episodes=EPISODES)
+    return float(reward)
+
+
+def append(csv: Path, cell: Cell, phase: str, step: int, reward: float, fps: float) -> None:
+    """One row, in one write, so that processes do not mix theirs."""
+    with csv.open("a") as file:
+        file.write(f"{cell.environment},{cell.algorithm},{cell.seed},{phase},{step},{reward:.5g},{fps:.0f}\n")
