@@ -46,11 +46,11 @@ def interquartile_mean(values: pd.Series) -> float:
 
 def print_table(results: pd.DataFrame) -> None:
     """The evaluations: interquartile mean and range over the seeds, and the speed."""
-    print(f"{'':<60}{'IQM':>9}{'lowest':>9}{'highest':>9}{'seeds':>7}{'steps':>10}{'steps/s':>9}")
+    print(f"{'':<60}{'IQM':>11}{'lowest':>11}{'highest':>11}{'seeds':>7}{'steps':>10}{'steps/s':>9}")
     done = results[results.phase == "evaluation"]
     for (environment, algorithm), cells in in_order(done):
         rewards, steps, fps = cells.reward, cells.step.max(), cells.fps.median()
-        figures = f"{interquartile_mean(rewards):9.3f}{rewards.min():9.3f}{rewards.max():9.3f}"
+        figures = f"{interquartile_mean(rewards):11.3f}{rewards.min():11.3f}{rewards.max():11.3f}"
         print(f"{environment:<33}{LABELS[algorithm]:<27}{figures}{len(cells):7}{steps:10,}{fps:9,.0f}")
 
 
