@@ -155,13 +155,18 @@ def read_config(path: Path, model_name: str, config_class: type[C]) -> C:
 
 
 def read_weights(path: Path, device: torch.device | str | None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, by name."""
+    """The tensors of a safetensors file, by name, in memory of their own.
+
+    In the file they lie one behind the other. Where that leaves them unaligned, BLAS sums in another order, and a loaded
+    model would differ from the saved one in the last bit.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}; give a folder that save_pretrained wrote")
     try:
-        return load_file(path, device=str(device or "cpu"))
+        tensors = load_file(path, device=str(device or "cpu"))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or incomplete ({error}); save or download it again") from error
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def abridge(names: Sequence[str], *, limit: int = 4) -> str:
