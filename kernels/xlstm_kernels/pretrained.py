@@ -157,8 +157,8 @@ def read_config(path: Path, model_name: str, config_class: type[C]) -> C:
 def read_weights(path: Path, device: torch.device | str | None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name, in memory of their own.
 
-    In the file they lie one behind the other. Where that leaves them unaligned, BLAS sums in another order, and a loaded
-    model would differ from the saved one in the last bit.
+    In the file they lie one behind the other. Where that leaves them unaligned, BLAS sums in another order, and a
+    loaded model would differ from the saved one in the last bit.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}; give a folder that save_pretrained wrote")
