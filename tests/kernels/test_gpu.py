@@ -76,12 +76,16 @@ needs_triton = pytest.mark.skipif("triton" not in backends()["mlstm"], reason="T
 def mlstm_arguments(
     B: int, S: int, NH: int, DK: int, DV: int, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, ...], mLSTMState]:
-    """Operands that remember for about fifty steps, in the values of ``dtype``, and a state."""
+    """Operands that remember for about fifty steps, in the values of ``dtype``, and a state.
+
+    Queries, keys and n are positive: a denominator that cancels makes gradients a hundred times as sensitive to a last
+    bit as they are otherwise.
+    """
     torch.manual_seed(0)
     shapes = [(B, S, NH, DK), (B, S, NH, DK), (B, S, NH, DV), (B, S, NH), (B, S, NH)]
     q, k, v, i, f = (torch.randn(shape) for shape in shapes)
-    operands = tuple(x.to("cuda", dtype) for x in (q, k, v, i, f + 4))
-    state = mLSTMState(torch.randn(B, NH, DK, DV), torch.randn(B, NH, DK), torch.randn(B, NH))
+    operands = tuple(x.to("cuda", dtype) for x in (q.abs(), k.abs(), v, i, f + 4))
+    state = mLSTMState(torch.randn(B, NH, DK, DV), torch.randn(B, NH, DK).abs(), torch.randn(B, NH))
     return operands, mLSTMState(*(x.cuda() for x in state))
 
 
@@ -123,7 +127,8 @@ def test_mlstm_kernels_equal_float64_and_repeat_bit_for_bit(
     options = {"resets": torch.rand(shape[:2], device="cuda") < 0.02 if with_resets else None, "normalize": normalize}
     expected = differentiated(operands, state, torch.float64, backend="native", **options)
     actual = differentiated(operands, state, dtype, backend="triton", **options)
-    errors = [((a.double() - e).norm() / e.norm()).item() for a, e in zip(actual, expected, strict=True)]
+    # Of a first state long forgotten the gradient is too small for float32.
+    errors = [((a.double() - e).norm() / (e.norm() + 1e-30)).item() for a, e in zip(actual, expected, strict=True)]
     assert max(errors) <= MLSTM_TOLERANCE[dtype], errors
     again = differentiated(operands, state, dtype, backend="triton", **options)
     assert all(torch.equal(a, b) for a, b in zip(actual, again, strict=True))
