@@ -44,8 +44,10 @@ def mlstm_triton(
     normalize: bool,
 ) -> tuple[Tensor, mLSTMState]:
     """The contract of ``mlstm_native``, but for float64."""
-    dtype, precision = v.dtype, PRECISIONS[torch.get_float32_matmul_precision()]
+    dtype = v.dtype
     operand = torch.promote_types(torch.promote_types(q.dtype, k.dtype), dtype)
+    # States overflow float16: it takes the road of float32, with products of its own precision.
+    precision = "tf32" if operand == torch.float16 else PRECISIONS[torch.get_float32_matmul_precision()]
     q, k, v = (_with_dense_rows(x.to(operand)) for x in (q, k, v))
     if i.dtype != f.dtype or i.stride() != f.stride():
         i, f = i.float().contiguous(), f.float().contiguous()
@@ -90,11 +92,10 @@ class _Case:
     @property
     def constants(self) -> dict[str, Any]:
         """Those that most kernels have."""
-        # States overflow float16: it takes the road of float32, with products of its own precision.
-        precision = "tf32" if self.dtype == torch.float16 or self.precision == "tf32" else "ieee"
+        half = self.operand == torch.bfloat16  # whose products have one precision
         return {
             **{"DK": self.DK, "DV": self.DV, "WITH_RESETS": self.with_resets, "NORMALIZE": self.normalize},
-            **{"OPERAND": tl.bfloat16 if self.operand == torch.bfloat16 else tl.float32, "PRECISION": precision},
+            **{"OPERAND": tl.bfloat16 if half else tl.float32, "PRECISION": "ieee" if half else self.precision},
         }
 
 

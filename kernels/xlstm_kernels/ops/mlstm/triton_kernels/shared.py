@@ -143,9 +143,8 @@ def state_tile(keys, values, DK: tl.constexpr, DV: tl.constexpr):
 # n before each chunk, (B, NH, NC, DK). Kernels that run apart pass each other more numbers of steps behind these.
 STEP_NUMBERS = tl.constexpr(3)  # a, U, and minus the slope of the denominator over l
 CHUNK_NUMBERS = tl.constexpr(3)  # m before it; the closing exponent; the share of the state that it keeps
-APART_NUMBERS = tl.constexpr(
-    3
-)  # the weight in the state after the chunk, M, log2 of the floor; with resets the segment
+# The weight in the state after the chunk, M, log2 of the floor; behind them, where there are resets, the segment.
+APART_NUMBERS = tl.constexpr(3)
 
 
 @triton.jit
