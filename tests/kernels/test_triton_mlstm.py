@@ -204,6 +204,18 @@ def test_strong_forgetting_does_not_cost_the_decay_between_neighbours_its_precis
     assert_equals_the_reference(operands, state, chunk_size=64)
 
 
+@pytest.mark.parametrize("planned", PLANS, indirect=True)
+def test_a_large_scale_of_the_memory_is_rounded_without_loss(planned: Plan) -> None:
+    (q, k, v, i, f), _ = random_arguments(1, 70, 1, 8, 20)
+    operands = (q.abs(), k.abs(), v, i + 10_000, f)  # of m float32 keeps three decimals
+    leaves = [x.clone().requires_grad_() for x in operands]
+    exact = [x.double().requires_grad_() for x in operands]
+    h, h_exact = mlstm(*leaves, backend="triton")[0], mlstm(*exact, backend="native")[0]
+    gradients, expected = (torch.autograd.grad(y.sum(), x) for y, x in ((h, leaves), (h_exact, exact)))
+    for a, e in zip((h, *gradients), (h_exact, *expected), strict=True):
+        assert (a.double() - e).abs().max() <= 1e-5 * max(e.abs().max().item(), 1.0)
+
+
 def test_what_lies_apart_in_memory_needs_no_copy() -> None:
     (q, k, v, i, f), state = random_arguments(2, 20, 2, 8, 8)
     packed = torch.stack([q, k, v], dim=3)  # (B, S, NH, 3, D)
