@@ -47,7 +47,7 @@ def mlstm_triton(
     dtype = v.dtype
     operand = torch.promote_types(torch.promote_types(q.dtype, k.dtype), dtype)
     # States overflow float16: it takes the road of float32, with products of its own precision.
-    precision = "tf32" if operand == torch.float16 else PRECISIONS[torch.get_float32_matmul_precision()]
+    precision = "tf32" if operand == torch.float16 else _precision_of_float32()
     q, k, v = (_with_dense_rows(x.to(operand)) for x in (q, k, v))
     if i.dtype != f.dtype or i.stride() != f.stride():
         i, f = i.float().contiguous(), f.float().contiguous()
@@ -57,6 +57,11 @@ def mlstm_triton(
     record = must_record(q, k, v, i, f, *(x for x in (c, n) if x is not None))
     h, *last, _, _ = _run(q, k, v, i, f, c, n, m, resets, chunk_size, normalize, precision, record)
     return h.to(dtype), mLSTMState(*last)
+
+
+@torch.compiler.assume_constant_result  # a compiler cannot look into PyTorch's settings
+def _precision_of_float32() -> str:
+    return PRECISIONS[torch.get_float32_matmul_precision()]
 
 
 def _with_dense_rows(x: Tensor) -> Tensor:
