@@ -28,6 +28,8 @@ from .triton_kernels import (
 from .triton_kernels.shared import APART_NUMBERS, CHUNK_NUMBERS, STEP_NUMBERS
 
 GATE_BLOCK = 2048  # steps of which a program holds the gates at once
+EACH = 4  # chunks that a program goes through, at most
+ENOUGH = 1056  # programs for a device: eight a multiprocessor
 INPUTS = 13  # of the operator
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}  # of products of float32
 
@@ -151,7 +153,8 @@ def _backward_constants(case: _Case, fresh: bool, last: bool) -> dict[Any, dict[
     states = {**constants, **_tiles(case, cut.backward_states), "STAGES": cut.backward_states.stages}
     kernels = {mlstm_backward_states: {**states, "FRESH": fresh, "LAST": last}}
     if cut.chunks is not None:
-        return {**kernels, mlstm_backward_chunks: {**constants, **_tiles(case, cut.chunks)}}
+        chunks = {**_tiles(case, cut.chunks), "STAGES": cut.chunks.stages}
+        return {**kernels, mlstm_backward_chunks: {**constants, **chunks}}
     assert cut.roles is not None
     parts, out = _count(case.DV, cut.backward_states.values), tile(max(case.DK, case.DV), cut.roles.out)
     roles = {**_tiles(case, cut.roles), "STAGES": cut.roles.stages, "BM": cut.roles.rows, "OUT": out, "Y_TILES": parts}
@@ -317,7 +320,10 @@ def _backward(
         if cut.roles is None:
             chunks = (q, k, v, f, resets, dh, tape, c_states, passed, dc_states, dq, dk, dv, di, df)
             strides = (*of_q, *of_k, *of_v, *of_gates)
-            launch(mlstm_backward_chunks, (NC * heads,), (*chunks, *strides, *sizes), constants[mlstm_backward_chunks])
+            each = min(EACH, max(1, NC * heads // ENOUGH))
+            counts = (S, NH, each, DK**-0.5)
+            programs = _count(NC, each) * heads
+            launch(mlstm_backward_chunks, (programs,), (*chunks, *strides, *counts), constants[mlstm_backward_chunks])
         else:
             steps = (q, k, v, dh, tape, c_states, passed, dc_states, dq, dk, dv, *of_q, *of_k, *of_v, *sizes)
             programs = (2 * key_roles + _count(DV, cut.roles.out)) * _count(S, cut.roles.rows) * heads
