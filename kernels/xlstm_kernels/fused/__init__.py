@@ -14,4 +14,14 @@ from .slstm import runs as runs_slstm
 from .slstm import slstm_mixer
 from .split_linear import split_linear
 
-__all__ = ["conv", "mlstm_mixer", "norm", "runs_conv", "runs_mlstm", "runs_norm", "runs_slstm", "slstm_mixer", "split_linear"]
+__all__ = [
+    "conv",
+    "mlstm_mixer",
+    "norm",
+    "runs_conv",
+    "runs_mlstm",
+    "runs_norm",
+    "runs_slstm",
+    "slstm_mixer",
+    "split_linear",
+]

@@ -10,11 +10,12 @@ import triton
 from torch import Tensor
 
 from ...ops.registration import must_record, register_gradient, register_op, straight
-from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward
+from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward, weights_backward
 
 SHARES = 1056  # programs, about: each keeps its channels' weights and sums up their gradients in registers
 
 GATE_ROWS = 64  # steps of a program that sums the gates up
+WEIGHTS_CHANNELS = 16  # of a program that takes the gradients of products of weights apart
 
 
 class _Plan(NamedTuple):
@@ -102,7 +103,7 @@ def _backward(
     gradients: list[Tensor],
 ) -> list[Tensor]:
     """The gradients of x and the window, then those of all weights in one row."""
-    dx, dwindow, total = _backward_fake(x, window, weights, resets, lengths, gradients)
+    dx, dwindow, dweights = _backward_fake(x, window, weights, resets, lengths, gradients)
     B, S, _ = x.shape
     places = B * (S + weights[0].shape[0] - 1)
     of_steps, of_inputs = (_options(kernel, x, weights) for kernel in ("steps", "inputs"))
@@ -113,9 +114,12 @@ def _backward(
     dpre = torch.empty_like(dx)
     columns, shares, tiles = _shares(B * S, of_steps)
     input_columns, input_shares, input_tiles = _shares(places, of_inputs)
-    # Of each share the weights' gradients; those that only one of the kernels writes are zero elsewhere.
-    totals = torch.zeros(max(shares, input_shares), total.shape[0], dtype=torch.float32, device=x.device)
-    stride, width, flags = _step_stride(x), total.shape[0], {"WITH_RESETS": resets is not None}
+    # Of each share of the steps the gradients of taps, bias and maps, of the gate weights times the maps before them
+    # (those of q and k, which both read the convolution, and that of v), and of the gates' bias. What only one of the
+    # kernels writes is zero elsewhere.
+    width = dweights.shape[0] - (2 * of_steps["NH"] * of_steps["E"] if mapped else 0)
+    totals = torch.zeros(max(shares, input_shares), width, dtype=torch.float32, device=x.device)
+    stride, flags = _step_stride(x), {"WITH_RESETS": resets is not None}
     with torch.cuda.device_of(x):
         conv_backward_steps[(columns, shares)](
             *(x, window, resets, *weights[:2], q_map, k_map, gate_weight, dconvolved, dq, dk, di, df, dpre, totals),
@@ -129,8 +133,16 @@ def _backward(
             **of_inputs,
             **flags,
             WITH_LENGTHS=lengths is not None,
+            BR=_rows_of_threads(of_inputs, x.element_size()),
         )
-    return [dx, dwindow, totals.sum(0)]
+        total = totals.sum(0)
+        if not mapped:
+            return [dx, dwindow, total]
+        sizes = {name: of_steps[name] for name in ("E", "K", "NH", "BLOCK", "GATES")}
+        width = max(WEIGHTS_CHANNELS, triton.next_power_of_2(sizes["BLOCK"]))
+        columns = triton.cdiv(sizes["E"], width // sizes["BLOCK"] * sizes["BLOCK"])
+        weights_backward[(columns,)](total, q_map, k_map, v_map, gate_weight, dweights, **sizes, BC=width)
+    return [dx, dwindow, dweights]
 
 
 def _backward_fake(
@@ -142,8 +154,7 @@ def _backward_fake(
     gradients: list[Tensor],
 ) -> list[Tensor]:
     numbers = sum(weight.numel() for weight in weights)
-    total = x.new_empty(numbers, dtype=torch.float32)
-    return [x.new_empty(x.shape), window.new_empty(window.shape), total]
+    return [x.new_empty(x.shape), window.new_empty(window.shape), x.new_empty(numbers, dtype=torch.float32)]
 
 
 def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
@@ -164,6 +175,12 @@ def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
         "MAPPED": mapped,
         "num_warps": plan.warps,
     }
+
+
+def _rows_of_threads(options: dict[str, Any], bytes_each: int) -> int:
+    """Of a tile that threads read in vectors of 16 bytes, one row after the other: the rows until they start over."""
+    numbers_at_once = options["num_warps"] * 32 * (16 // bytes_each)
+    return max(1, min(options["BT"], numbers_at_once // options["BC"]))
 
 
 def _shares(steps: int, options: dict[str, Any]) -> tuple[int, int, int]:

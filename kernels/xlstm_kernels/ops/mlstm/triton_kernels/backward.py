@@ -236,16 +236,16 @@ def mlstm_backward_chunks(
         if NORMALIZE:
             dq += y[:, None] * n[None, :]
 
-        # log f of step r weighs all that crosses r. At the chunk's start that is what comes from the state before it; each
-        # step then takes away what it reads and adds what it writes. Closed in each chunk, it does not lose with S.
+        # log f of step r weighs all that crosses r. At the chunk's start that is what comes from the state before it;
+        # each step then takes away what it reads and adds what it writes. Closed in each chunk, it loses nothing with
+        # S.
         dq = dq * reads[:, None]
         entering = decay * tl.sum(leaving + n * dn, 0) + tl.sum(tl.sum(q.to(tl.float32) * dq, 1), 0)
         dq = tl.dot(tl.trans(dscores), k, dq, input_precision=PRECISION)
         store_tile(DQ + keys_at, dq, first, NH * DK, steps, keys, S, DK)
         taken = tl.sum(q.to(tl.float32) * dq, 1) - di  # (L,)
-        _store_gates(
-            F, DI, DF, row, head, first + steps, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS
-        )
+        t = first + steps
+        _store_gates(F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS)
 
 
 @triton.jit
