@@ -47,52 +47,82 @@ def straight(operator: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(implementation)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (operator if _traced() else implementation)(*args, **kwargs)
+        return (operator if traced() else implementation)(*args, **kwargs)
 
     return run
 
 
 def register_gradient(
-    operator: Callable[P, R], setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> Callable[P, R]:
+    operator: Callable[P, R],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    *,
+    num_results: int | None = None,
+) -> Callable[P, Any]:
     """Differentiate an operator by ``backward``, once; return what runs it, straight where nothing traces.
 
     An operator that takes lists of tensors is to be called itself: straight, autograd would not look into them.
+
+    Args:
+        num_results: how many of its outputs callers get. The others are its tape, which autograd handles only where
+            something traces: it takes microseconds for each output. None: all, or its one output.
     """
     implementation = _IMPLEMENTATIONS[operator]
-
-    def differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # without a word, the second derivative would come out as zero
-            raise NotImplementedError(
-                "the xLSTM ops have first derivatives only: differentiate with create_graph=False"
-            )
-        return backward(ctx, *gradients)
-
-    class Straight(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            output = implementation(*inputs)
-            setup_context(ctx, inputs, output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return differentiate(ctx, *gradients)
+    record = differentiated(implementation, setup_context, backward, num_results=num_results)
 
     @functools.wraps(implementation)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _traced():
-            return operator(*args, **kwargs)
-        return Straight.apply(*args, **kwargs) if torch.is_grad_enabled() else implementation(*args, **kwargs)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        output: Any
+        if traced():
+            output = operator(*args, **kwargs)
+        elif torch.is_grad_enabled():
+            return record(*args, **kwargs)
+        else:
+            output = implementation(*args, **kwargs)
+        return output if num_results is None else output[:num_results]
+
+    def differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        return backward(ctx, *gradients[:num_results])
 
     assert isinstance(operator, torch._ops.OpOverload)
     torch.library.register_autograd(operator, differentiate, setup_context=setup_context, lib=_LIBRARY)
     return run
 
 
-def _traced() -> bool:
+def differentiated(
+    forward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    *,
+    num_results: int | None = None,
+) -> Callable[..., Any]:
+    """A function that nothing traces, differentiated as operators are; it may take anything beside tensors."""
+
+    class Differentiated(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = forward(*inputs)
+            setup_context(ctx, inputs, output)
+            return output if num_results is None else output[:num_results]
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            _refuse_second_derivative()
+            return backward(ctx, *gradients)
+
+    return Differentiated.apply
+
+
+def traced() -> bool:
     """Whether a call must be seen as an operator: by a compiler, an exporter, or a mode that looks at dispatch."""
     return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+
+
+def _refuse_second_derivative() -> None:
+    """Raise where a backward pass is to be differentiated: without a word, the second derivative would be zero."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError("the xLSTM ops have first derivatives only: differentiate with create_graph=False")
 
 
 def must_record(*inputs: Tensor | None) -> bool:
