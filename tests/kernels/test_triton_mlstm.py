@@ -55,8 +55,9 @@ PLANS = {"walk": WALK, "apart": APART, "roles": ROLES}
 
 @pytest.fixture
 def planned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
-    """The plan that a test names, in force for all heads."""
+    """The plan that a test names, in force for all heads; programs go through two chunks, the last through one."""
     plan = PLANS[request.param]
+    monkeypatch.setattr(triton_passes, "ENOUGH", 3)
     monkeypatch.setattr(triton_passes, "plan_of", lambda case: plan)
     with planned_anew(triton_passes):
         yield plan

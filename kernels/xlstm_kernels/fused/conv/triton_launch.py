@@ -29,7 +29,7 @@ class _Plan(NamedTuple):
     warps: int = 4
 
 
-_HALF = {"forward": _Plan(64, 64), "steps": _Plan(64, 64), "inputs": _Plan(64, 64)}
+_HALF = {"forward": _Plan(64, 64), "steps": _Plan(64, 64), "inputs": _Plan(32, 32, warps=2)}
 _SINGLE = {"forward": _Plan(16, 32), "steps": _Plan(16, 32), "inputs": _Plan(16, 32)}
 
 

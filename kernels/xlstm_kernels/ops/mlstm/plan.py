@@ -69,6 +69,7 @@ _HALF = {
         roles=Tiles(64, 64, 4, out=128),
     ),
 }
+_HALF[512] = replace(_HALF[256], roles=Tiles(64, 64, 4, out=64))  # measured: NOTES.md
 # Products of float32 run without tensor cores, and hold their operands in registers.
 _SINGLE = {
     16: _narrow(32, Tiles(16, 16, 4)),

@@ -30,7 +30,7 @@ from .triton_kernels.shared import APART_NUMBERS, CHUNK_NUMBERS, STEP_NUMBERS
 
 GATE_BLOCK = 2048  # steps of which a program holds the gates at once
 EACH = 4  # chunks that a program of the backward pass goes through, at most
-ENOUGH = 1056  # programs for a device: eight a multiprocessor
+ENOUGH = 264  # programs for a device: two a multiprocessor, as many as its registers hold
 
 
 @dataclass(frozen=True)
