@@ -88,6 +88,28 @@ def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPoo
     assert torch.equal(network.embedding.weight, seen.weights[best])
 
 
+def test_training_that_only_makes_forecasts_worse_leaves_no_trace(network: ForecastNetwork, pool: SeriesPool) -> None:
+    learned = train(network, pool, TrainingConfig(**SETTINGS))
+    before = copy.deepcopy(network.state_dict())
+
+    losses = train(network, pool, TrainingConfig(**SETTINGS | {"learning_rate": 10.0}), go_on=True)
+
+    assert losses["val_loss"] == pytest.approx(learned["val_loss"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_linear_map_is_solved_for_once(pool: SeriesPool) -> None:
+    network, config = ForecastNetwork(replace(SIZES, linear_lookback=8)), TrainingConfig(**SETTINGS)
+    other = SeriesPool.from_lengths(np.cos(np.arange(80) / 3), np.array([80]))
+
+    train(network, pool, config)
+    linear_map = network.candidates.linear_map.clone()
+    train(network, other, config, go_on=True)
+
+    assert linear_map.any()
+    assert torch.equal(network.candidates.linear_map, linear_map)
+
+
 def test_training_stops_when_validation_no_longer_improves(network: ForecastNetwork, pool: SeriesPool) -> None:
     seen = Losses()
     config = TrainingConfig(**SETTINGS | {"max_epochs": 50, "patience": 2})
