@@ -46,7 +46,8 @@ class xLSTMForecaster(FittedForecaster):
         num_blocks: xLSTM blocks.
         num_heads: heads of each block; must divide ``embedding_dim``.
         dropout: share of block outputs dropped in training.
-        head: ``quantile``, ``normal``, ``student_t``, ``negative_binomial`` (counts), or ``point`` (squared error).
+        head: ``quantile``, ``normal``, ``student_t``, ``negative_binomial`` (counts), or one value, trained on the
+            squared error (``point``), ``absolute_error`` or ``huber``.
         loss_unit: measure errors in units of each ``origin``'s scale or of the whole ``series``'.
         batch_size: windows in a gradient step.
         max_epochs: epochs at most.

@@ -5,8 +5,8 @@ Shapes: any leading ones, n parameters of a value, Q quantiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Protocol
 
@@ -144,26 +144,36 @@ class NegativeBinomialHead:
 
 
 class PointHead:
-    """One value, trained on the squared error; calibration alone gives it intervals."""
+    """One value, trained on an error of its own; calibration alone gives it intervals.
+
+    Args:
+        error: one of torch's losses.
+    """
 
     num_outputs = 1
     rescales = True
+
+    def __init__(self, error: Callable[..., Tensor]) -> None:
+        self.error = error
 
     def parameters(self, base: Tensor, raw: Tensor, scale: Scale) -> Tensor:
         return base + raw
 
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
-        return (parameters[..., 0] - target).square()
+        return self.error(parameters[..., 0], target, reduction="none")
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         return parameters.expand(*parameters.shape[:-1], len(probabilities))
 
 
-PARAMETRIC: dict[str, type[Head]] = {
+# By scikit-learn's names of the errors; that of Huber is squared below one unit of the loss.
+PARAMETRIC: dict[str, Callable[[], Head]] = {
     "normal": NormalHead,
     "student_t": StudentTHead,
     "negative_binomial": NegativeBinomialHead,
-    "point": PointHead,
+    "point": partial(PointHead, F.mse_loss),
+    "absolute_error": partial(PointHead, F.l1_loss),
+    "huber": partial(PointHead, F.huber_loss),
 }
 HEADS = ("quantile", *PARAMETRIC)
 

@@ -238,7 +238,7 @@ def test_partial_fit_goes_on_from_the_weights(panel: pd.DataFrame) -> None:
     assert torch.isfinite(torch.tensor(forecaster.predict()["xLSTM"].to_numpy())).all()
 
 
-@pytest.mark.parametrize("name", ["normal", "student_t", "negative_binomial", "point"])
+@pytest.mark.parametrize("name", ["normal", "student_t", "negative_binomial", "point", "huber"])
 def test_every_head_forecasts_levels(name: str) -> None:
     counts = WHOLE.assign(y=WHOLE["y"].round())
 
