@@ -8,12 +8,13 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from xlstm_ts import training
+from xlstm_ts.loaders import tail_loader
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.quantiles import TRAINED_QUANTILES
-from xlstm_ts.training import train
+from xlstm_ts.training import ForecastModule, train, validation_loss
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
@@ -86,6 +87,19 @@ def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPoo
     assert best < 2
     assert losses["val_loss"] == pytest.approx(seen.losses[best])
     assert torch.equal(network.embedding.weight, seen.weights[best])
+
+
+def test_averaged_weights_are_what_is_validated_and_restored(network: ForecastNetwork) -> None:
+    seen, averaging = Losses(), EMAWeightAveraging(decay=0.8)
+    other_period = SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
+    config = TrainingConfig(**SETTINGS | {"steps_per_epoch": 10})
+
+    losses = train(network, other_period, config, trainer_params={"callbacks": [averaging, seen]})
+
+    held_out = tail_loader(other_period, torch.tensor([6]), SIZES, config, step=6)
+    module = ForecastModule(network, config, least_history=4)
+    assert losses["val_loss"] == pytest.approx(min(seen.losses))
+    assert validation_loss(module, held_out) == pytest.approx(losses["val_loss"], rel=1e-5)
 
 
 def test_training_that_only_makes_forecasts_worse_leaves_no_trace(network: ForecastNetwork, pool: SeriesPool) -> None:
