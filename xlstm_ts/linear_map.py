@@ -39,9 +39,6 @@ class Pairs(NamedTuple):
     came: Tensor
 
 
-Loader = DataLoader[Windows]
-
-
 def read_pairs(data: Dataset[Windows], sizes: NetworkConfig, *, unit: str, most: int) -> Iterator[Pairs]:
     """Pairs from windows, about ``most`` in all.
 
@@ -105,7 +102,9 @@ def squared_error(weight: Tensor, pairs: Pairs) -> float:
     return float(torch.where(pairs.came, miss, 0.0).square().sum() / pairs.came.sum().clamp(min=1))
 
 
-def fit_linear_map(train: Loader, held_out: Loader | None, sizes: NetworkConfig, *, unit: str) -> Tensor:
+def fit_linear_map(
+    train: DataLoader[Windows], held_out: DataLoader[Windows] | None, sizes: NetworkConfig, *, unit: str
+) -> Tensor:
     """The map (L, H) that forecasts held-out windows best, of those that training windows ask for.
 
     Args:
