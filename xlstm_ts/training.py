@@ -221,7 +221,7 @@ def fit_network(
         losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if best:
             losses["val_loss"] = restore_best(module, kept / "best.ckpt")
-            if at_first <= losses["val_loss"]:
+            if at_first < losses["val_loss"]:
                 module.load_state_dict(untrained)
                 losses["val_loss"] = at_first
     network.cpu().eval()

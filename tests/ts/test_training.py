@@ -112,6 +112,15 @@ def test_training_that_only_makes_forecasts_worse_leaves_no_trace(network: Forec
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+def test_a_tail_of_missing_values_does_not_keep_a_network_untrained(network: ForecastNetwork) -> None:
+    values = np.append(np.sin(np.arange(60) / 2), np.full(6, np.nan))
+    before = network.embedding.weight.detach().clone()
+
+    train(network, SeriesPool.from_lengths(values, np.array([66])), TrainingConfig(**SETTINGS))
+
+    assert not torch.equal(network.embedding.weight, before)
+
+
 def test_a_linear_map_is_solved_for_once(pool: SeriesPool) -> None:
     network, config = ForecastNetwork(replace(SIZES, linear_lookback=8)), TrainingConfig(**SETTINGS)
     other = SeriesPool.from_lengths(np.cos(np.arange(80) / 3), np.array([80]))
