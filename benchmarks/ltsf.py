@@ -46,7 +46,7 @@ SETTINGS = {
     "context_length": 336,
     "embedding_dim": 64,
     "dropout": 0.3,
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "weight_decay": 0.05,
     "batch_size": 64,
     "max_epochs": 20,
