@@ -84,9 +84,13 @@ class Candidates(nn.Module):
         available = torch.cat([available[..., :plain], both], -1)
         if not len(self.linear_map):
             return values, available
-        mapped = tokens.history[..., -len(self.linear_map) :] @ self.linear_map
+        mapped = self.mapped(tokens)
         solved = self.linear_map.any().expand_as(mapped)
         return torch.cat([values, mapped.unsqueeze(-1)], -1), torch.cat([available, solved.unsqueeze(-1)], -1)
+
+    def mapped(self, tokens: Tokens) -> Tensor:
+        """What the linear map forecasts (B, S, H)."""
+        return tokens.history[..., -len(self.linear_map) :] @ self.linear_map
 
     def contrast(self, behind: Tensor, ahead: Tensor) -> Tensor:
         """How the covariates of each step differ from those of the steps it may continue: (B, S, H, num_past * E).
