@@ -32,8 +32,8 @@ from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, Windows
 
 GRADIENT_CLIP = 1.0
-# Corrections of a linear map learn half of the squared error that they could explain: what they find in one period
-# holds only partly in the next.
+# A correction of the linear map goes half the way that least squares would: what is found in one period holds only
+# partly in the next.
 CORRECTION_PENALTY = 1.0
 WARM_UP = 0.15
 # Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
