@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from xlstm_ts import xLSTMForecaster
 
@@ -45,13 +46,14 @@ SETTINGS = {
     "context_length": 336,
     "embedding_dim": 64,
     "dropout": 0.3,
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "weight_decay": 0.05,
     "batch_size": 64,
-    "max_epochs": 10,
-    "steps_per_epoch": 100,
-    "patience": 10,
+    "max_epochs": 20,
+    "steps_per_epoch": 50,
+    "patience": 4,
 }
+AVERAGING = 0.98  # weights are averaged over about 50 steps
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,10 @@ def measure(
         season_length=seasons,
         val_size=validation - train,
         random_state=seed,
-        trainer_params={"accelerator": "gpu" if device == "cuda" else "cpu"},
+        trainer_params={
+            "accelerator": "gpu" if device == "cuda" else "cpu",
+            "callbacks": [EMAWeightAveraging(decay=AVERAGING)],
+        },
         **(settings | trial),
     ).fit(wide.iloc[:validation])
     forecaster.network_.to(device)

@@ -9,23 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DISFAVOUR = 2.0
-
 
 class Decoder(nn.Module):
     """Hidden state, candidate values and covariates -> a base value and raw outputs for every step ahead.
 
     The base is a mixture of the candidates (last value, values one or more seasons ago) with weights that depend on
-    step and state: the network learns how to deviate from a good base. A linear map from a long look-back can add to
-    it: long horizons of few, smooth series ask for little more.
+    step and state: the network learns how to deviate from a good base.
 
     Args:
         embedding_dim: width D of the hidden state, static covariates included.
         horizon: steps ahead H.
-        favoured: for each of the K candidates, whether the mixture starts with it.
+        preferences: for each of the K candidates, the logarithm of the weight that it starts with beside the others.
         num_outputs: raw outputs of a step.
         num_covariates: channels E that each step ahead brings.
-        linear_lookback: values that the linear map reads; 0 leaves it out.
         step_dim: width of the hidden state's message to each single step.
         decoder_dim: hidden width of the network that all steps share.
     """
@@ -35,37 +31,31 @@ class Decoder(nn.Module):
         embedding_dim: int,
         horizon: int,
         *,
-        favoured: Sequence[bool],
+        preferences: Sequence[float],
         num_outputs: int,
         num_covariates: int,
-        linear_lookback: int,
         step_dim: int,
         decoder_dim: int,
     ) -> None:
         super().__init__()
-        num_candidates = len(favoured)
+        num_candidates = len(preferences)
         self.steps = nn.Linear(embedding_dim, horizon * step_dim)
         self.context = nn.Linear(embedding_dim, decoder_dim)
         self.inputs = nn.Linear(step_dim + 2 * num_candidates + num_covariates, decoder_dim)
         self.position = nn.Parameter(0.1 * torch.randn(horizon, decoder_dim))
         self.output = nn.Linear(decoder_dim, num_candidates + num_outputs)
-        self.linear = nn.Linear(linear_lookback, horizon) if linear_lookback else None
         with torch.no_grad():
-            self.output.weight.mul_(0.3)  # training starts close to the mean of the favoured candidates
+            self.output.weight.mul_(0.3)  # training starts close to the mean of the candidates preferred
             self.output.bias.zero_()
-            self.output.bias[:num_candidates] -= DISFAVOUR * ~torch.tensor(favoured)
-            if self.linear:
-                self.linear.weight.zero_()
-                self.linear.bias.zero_()
+            self.output.bias[:num_candidates] = torch.tensor(preferences)
 
     def forward(
-        self, hidden: Tensor, history: Tensor, candidates: Tensor, available: Tensor, covariates: Tensor
+        self, hidden: Tensor, candidates: Tensor, available: Tensor, covariates: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The base (B, S, H, 1) and the raw outputs (B, S, H, num_outputs), in units of the scale.
 
         Args:
             hidden: (B, S, D).
-            history: (B, S, R) look-back in units of the scale.
             candidates: (B, S, H, K) in units of the scale.
             available: bool (B, S, H, K); at least one candidate of every step must be.
             covariates: (B, S, H, E).
@@ -75,7 +65,4 @@ class Decoder(nn.Module):
         z = F.gelu(inputs + self.context(hidden).unsqueeze(-2) + self.position)
         gates, raw = self.output(z).split([candidates.shape[-1], self.output.out_features - candidates.shape[-1]], -1)
         weights = gates.masked_fill(~available, -torch.inf).softmax(-1)
-        base = (weights * candidates).sum(-1, keepdim=True)
-        if self.linear:
-            base = base + self.linear(history[..., -self.linear.in_features :]).unsqueeze(-1)
-        return base, raw
+        return (weights * candidates).sum(-1, keepdim=True), raw

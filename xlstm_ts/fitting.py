@@ -74,11 +74,13 @@ class FittedForecaster(ForecasterParameters):
         seed = int(check_random_state(self.random_state).randint(2**31))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            losses = self._train(self.network_, panel, self.encoder_, seed)
+            losses = self._train(self.network_, panel, self.encoder_, seed, go_on=True)
         self._set_fitted(self.network_, self.encoder_, losses, panel)
         return self
 
-    def _train(self, network: ForecastNetwork, panel: Panel, encoder: CovariateEncoder, seed: int) -> dict[str, float]:
+    def _train(
+        self, network: ForecastNetwork, panel: Panel, encoder: CovariateEncoder, seed: int, *, go_on: bool = False
+    ) -> dict[str, float]:
         from xlstm_ts.training import train  # Lightning takes seconds to import, forecasting does without
 
         config = self._training_config(network.config.patch_length, seed)
@@ -90,6 +92,7 @@ class FittedForecaster(ForecasterParameters):
             progress_bar=self.progress_bar,
             trainer_params=self.trainer_params,
             folder=None if self.checkpoint_folder is None else Path(self.checkpoint_folder),
+            go_on=go_on,
         )
 
     def _set_fitted(

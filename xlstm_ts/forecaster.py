@@ -40,13 +40,14 @@ class xLSTMForecaster(FittedForecaster):
         season_length: steps of a season, or several, the shortest first; None infers them from the timestamps
             (hourly: 24 and 168; monthly: 12), or from the values where times are integers.
         context_length: values that a training window reads beyond what its first token sees; None is 14 patches.
-        linear_lookback: past values that a linear map adds to the forecast from; 0 leaves it out. For long horizons of
-            few series.
+        linear_lookback: past values that a linear map, solved for in closed form, forecasts from; the network starts
+            from it and learns to correct it. 0 leaves it out. For long horizons of few series.
         embedding_dim: width of the network.
         num_blocks: xLSTM blocks.
         num_heads: heads of each block; must divide ``embedding_dim``.
         dropout: share of block outputs dropped in training.
-        head: ``quantile``, ``normal``, ``student_t``, ``negative_binomial`` (counts), or ``point`` (squared error).
+        head: ``quantile``, ``normal``, ``student_t``, ``negative_binomial`` (counts), or one value, trained on the
+            squared error (``point``), ``absolute_error`` or ``huber``.
         loss_unit: measure errors in units of each ``origin``'s scale or of the whole ``series``'.
         batch_size: windows in a gradient step.
         max_epochs: epochs at most.

@@ -13,7 +13,10 @@ from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, WindowDataset, Windows, tail_origins, training_origins
 
 VALIDATION_BATCH = 512
-VALIDATION_ORIGINS = 32  # in a long tail
+VALIDATION_ORIGINS, VALIDATION_WINDOWS = (
+    32,
+    1024,
+)  # at least so many of the first in a long tail, or of the second in all
 VALIDATION_SHARE = 20  # one value in so many validates
 # An epoch: more passes over one short series teach it by heart, more steps gain little on thousands of windows.
 PASSES = 2
@@ -33,9 +36,12 @@ def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, sea
     return torch.where(lengths - tails > 2 * season_length, tails, 0)
 
 
-def validation_step(tail: int, horizon: int) -> int:
-    """Distance of the origins in a held-out tail: a horizon, or less in a tail of few horizons, for so many origins."""
-    return horizon if tail <= horizon else max(1, min(horizon, tail // VALIDATION_ORIGINS))
+def validation_step(tails: Tensor, horizon: int) -> int:
+    """Distance of the origins in held-out tails: a horizon, or less in long tails of few series, for enough origins."""
+    longest = int(tails.max())
+    if longest <= horizon:
+        return horizon
+    return max(1, min(horizon, longest // VALIDATION_ORIGINS, int(tails.sum()) // VALIDATION_WINDOWS))
 
 
 def least_history(pool: SeriesPool, sizes: NetworkConfig) -> int:

@@ -33,7 +33,8 @@ class NetworkConfig:
         patch_length: values P that one token brings.
         season_repeats: how many of the shortest seasons before the origin are offered as candidates.
         embedding_dim, num_blocks, num_heads, dropout: as in ``xLSTMConfig``; all blocks are sLSTM blocks.
-        step_dim, decoder_dim, linear_lookback: as in ``Decoder``.
+        linear_lookback: as in ``Candidates``.
+        step_dim, decoder_dim: as in ``Decoder``.
         head: one of ``xlstm_ts.heads.HEADS``.
         static, known, past: sizes of the covariates.
     """
@@ -46,9 +47,9 @@ class NetworkConfig:
     embedding_dim: int = 64
     num_blocks: int = 2
     num_heads: int = 4
+    linear_lookback: int = 0
     step_dim: int = 16
     decoder_dim: int = 64
-    linear_lookback: int = 0
     dropout: float = 0.0
     head: str = "quantile"
     static: CovariateSizes = NO_COVARIATES
@@ -133,16 +134,15 @@ class ForecastNetwork(nn.Module):
             seasonal_lags=config.seasonal_lags,
             season_lengths=config.season_lengths,
             reach=config.reach,
+            linear_lookback=config.linear_lookback,
         )
-        num_candidates = len(self.candidates.favoured)
         self.head = make_head(config.head, config.quantiles)
         self.decoder = Decoder(
             config.embedding_dim + config.static.channels,
             config.horizon,
-            favoured=self.candidates.favoured,
+            preferences=self.candidates.preferences,
             num_outputs=self.head.num_outputs,
-            num_covariates=config.known.channels * (1 + num_candidates),
-            linear_lookback=config.linear_lookback,
+            num_covariates=config.known.channels * (1 + self.candidates.num_past),
             step_dim=config.step_dim,
             decoder_dim=config.decoder_dim,
         )
@@ -184,7 +184,7 @@ class ForecastNetwork(nn.Module):
         """Parameters of the head (B, S, H, n), from known covariates (B, S, H, E) of the steps ahead."""
         hidden, tokens, behind = encoded
         covariates = torch.cat([ahead, self.candidates.contrast(behind, ahead)], -1)
-        base, raw = self.decoder(hidden, tokens.history, *self.candidates(tokens), covariates)
+        base, raw = self.decoder(hidden, *self.candidates(tokens), covariates)
         return self.head.parameters(base, raw, tokens.scale)
 
     def known_ahead(self, rows: Rows) -> Tensor:

@@ -136,16 +136,22 @@ def _advance_some(
     parts, order = [], []
     rest = sorted(set(range(len(memory.hidden))) - set(positions))
     if rest:
-        parts.append(memory.series(torch.as_tensor(rest)))
+        parts.append(_select(memory, rest))
         order += rest
     for length in lengths.unique().tolist():
         group = np.flatnonzero(lengths.numpy() == length)
         series = torch.as_tensor(chosen[group])
         rows = pool.windows(series, pool.stops[series], before=length).rows.move(network.margins.device)
         at = [positions[k] for k in group]
-        parts.append(advance(network, memory.series(torch.as_tensor(at)), rows)[0])
+        parts.append(advance(network, _select(memory, at), rows)[0])
         order += at
-    return concat_memories(parts).series(torch.argsort(torch.as_tensor(order)))
+    return _select(concat_memories(parts), torch.argsort(torch.as_tensor(order)).tolist())
+
+
+def _select(memory: Memory, positions: list[int]) -> Memory:
+    """Some of the series; all of them, in order, are the memory itself: copying it costs more than a step."""
+    whole = positions == list(range(len(memory.hidden)))
+    return memory if whole else memory.series(torch.as_tensor(positions))
 
 
 def rows_ahead(

@@ -6,6 +6,7 @@ Shapes: B batch, L steps, C numeric covariates, K categorical covariates.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,17 @@ class Rows(NamedTuple):
     def move(self, device: torch.device) -> "Rows":
         """The same rows on another device."""
         return Rows(*(field.to(device) for field in self))
+
+
+def to_rows(values: np.ndarray, numeric: np.ndarray | None = None, categories: np.ndarray | None = None) -> Rows:
+    """One series' steps (L,) with their covariates (L, C) and (L, K); a value that is NaN is missing."""
+    steps = torch.tensor(values, dtype=torch.float64)
+    return Rows(
+        steps.nan_to_num(0.0)[None],
+        steps.isfinite()[None],
+        torch.zeros(1, len(steps), 0) if numeric is None else torch.tensor(numeric, dtype=torch.float32)[None],
+        torch.zeros(1, len(steps), 0, dtype=torch.int64) if categories is None else torch.tensor(categories)[None],
+    )
 
 
 def join_steps(parts: Sequence[Rows]) -> Rows:

@@ -18,8 +18,7 @@ from xlstm_ts.memory import advance, newest
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.outputs import forecast_columns
 from xlstm_ts.panel_memory import PanelMemory, rows_ahead
-from xlstm_ts.rows import Rows
-from xlstm_ts.windows import SeriesPool
+from xlstm_ts.rows import Rows, to_rows
 
 
 class Snapshot(NamedTuple):
@@ -107,13 +106,10 @@ class Stream:
         if missing:
             raise ValueError(f"covariate {missing[0]!r} is missing: pass covariates={{{missing[0]!r}: ...}}")
         if not columns.covariates:
-            pool = SeriesPool.from_lengths(values, np.ones(1, dtype=int))
-            return pool.rows.move(self._network.margins.device)
+            return to_rows(values).move(self._network.margins.device)
         frame = pd.DataFrame({name: [covariates[name]] for name in needed}, index=[0])
         numeric, categories = self._encoder.transform(frame, absent=columns.static)
-        rows = SeriesPool.from_lengths(values, np.ones(1, dtype=int), numeric, categories).rows.move(
-            self._network.margins.device
-        )
+        rows = to_rows(values, numeric, categories).move(self._network.margins.device)
         buffer, sizes = self._remembered.memory.buffer, self._network.config.static
         numbers, codes = sizes.numeric, len(sizes.cardinalities)
         return rows._replace(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.scaling import Scale
+from xlstm_ts.tokens import Tokens
 from xlstm_ts.windows import Windows
 
 
@@ -19,13 +20,18 @@ class Supervised(NamedTuple):
         parameters: of the head's distributions (B, S, H, n).
         target: (B, S, H), arbitrary where not counted.
         counted: (B, S, H) bool: the target exists, and enough history lies before its origin.
-        scale: of each origin.
+        tokens: the look-back of each origin.
     """
 
     parameters: Tensor
     target: Tensor
     counted: Tensor
-    scale: Scale
+    tokens: Tokens
+
+    @property
+    def scale(self) -> Scale:
+        """Of each origin."""
+        return self.tokens.scale
 
 
 def supervise(network: ForecastNetwork, batch: Windows, *, origins: int, least_history: int) -> Supervised:
@@ -43,4 +49,4 @@ def supervise(network: ForecastNetwork, batch: Windows, *, origins: int, least_h
     came = seen[:, sizes.reach :].unfold(1, sizes.horizon, sizes.patch_length)[:, -origins:]
     began = tokens.seen[..., : sizes.reach - least_history + 1].any(-1, keepdim=True)
     enough = 2 * tokens.seen[..., -least_history:].sum(-1, keepdim=True) >= least_history
-    return Supervised(parameters, tokens.scale.normalise(ahead), came & began & enough, tokens.scale)
+    return Supervised(parameters, tokens.scale.normalise(ahead), came & began & enough, tokens)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xlstm_ts.calibration import calibrate
+from xlstm_ts.linear_map import fit_linear_map
 from xlstm_ts.loaders import (
     derived_seed,
     least_history,
@@ -31,6 +32,9 @@ from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, Windows
 
 GRADIENT_CLIP = 1.0
+# A correction of the linear map goes half the way that least squares would: what is found in one period holds only
+# partly in the next.
+CORRECTION_PENALTY = 1.0
 WARM_UP = 0.15
 # Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
 TARGETS_A_WINDOW = 4096
@@ -50,12 +54,13 @@ class ForecastModule(L.LightningModule):
         self.origins = max(1, min(config.context_tokens, TARGETS_A_WINDOW // network.config.horizon))
 
     def training_step(self, batch: Windows, batch_index: int) -> Tensor:
-        loss = self._loss(batch, self.origins)
+        penalty = CORRECTION_PENALTY if self.network.config.linear_lookback else 0.0
+        loss = self.loss(batch, self.origins, penalty=penalty)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Windows, batch_index: int) -> None:
-        self.log("val_loss", self._loss(batch, 1), prog_bar=True, batch_size=len(batch.unit))
+        self.log("val_loss", self.loss(batch, 1), prog_bar=True, batch_size=len(batch.unit))
 
     def configure_optimizers(self) -> Any:
         config = self.training_config
@@ -77,14 +82,21 @@ class ForecastModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SCORE] = float(self.trainer.callback_metrics.get("val_loss", torch.nan))
 
-    def _loss(self, batch: Windows, origins: int) -> Tensor:
-        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens."""
+    def loss(self, batch: Windows, origins: int, *, penalty: float = 0.0) -> Tensor:
+        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens.
+
+        The penalty weighs the squared distance to the linear map's forecast.
+        """
         part = supervise(self.network, batch, origins=origins, least_history=self.least_history)
         parameters, target, head = part.parameters, part.target, self.network.head
+        ratio = torch.ones(())
         if self.training_config.loss_unit == "series" and head.rescales:
             ratio = (part.scale.scale / batch.unit[:, None, None]).float()
             parameters, target = parameters * ratio.unsqueeze(-1), target * ratio
         loss = head.loss(parameters, target, part.scale)
+        if penalty:
+            correction = head.centre(parameters, part.scale) - self.network.candidates.mapped(part.tokens) * ratio
+            loss = loss + penalty * correction.square()
         return torch.where(part.counted, loss, 0.0).sum() / part.counted.sum().clamp(min=1)
 
 
@@ -96,6 +108,7 @@ def train(
     progress_bar: bool = False,
     trainer_params: Mapping[str, Any] | None = None,
     folder: Path | None = None,
+    go_on: bool = False,
 ) -> dict[str, float]:
     """Fit a network in place; it ends on the CPU, in evaluation mode.
 
@@ -109,6 +122,7 @@ def train(
         progress_bar: show Lightning's.
         trainer_params: more arguments for ``lightning.Trainer``, such as accelerator, devices or logger.
         folder: where each epoch leaves a checkpoint, to go on from after an interruption; None is nowhere.
+        go_on: the network was trained on other data: its linear map stays.
 
     Returns:
         The last train_loss and, with held-out tails, the best val_loss.
@@ -120,12 +134,17 @@ def train(
         network.eval()
         return {}
     fit = partial(
-        fit_network, config=config, least=least, progress_bar=progress_bar, trainer_params=trainer_params or {}
+        fit_network,
+        config=config,
+        least=least,
+        solve=bool(sizes.linear_lookback) and not go_on,
+        progress_bar=progress_bar,
+        trainer_params=trainer_params or {},
     )
     hold_out = partial(validation_tails, pool.lengths, horizon=sizes.horizon, season_length=sizes.season_lengths[0])
     tails = hold_out(config.val_size)
     if tails.any():
-        step = validation_step(int(tails.max()), sizes.horizon)
+        step = validation_step(tails, sizes.horizon)
         held_out = tail_loader(pool, tails, sizes, config, step=step)
         losses = fit(network, pool.without_tails(tails), held_out=held_out, folder=folder)
         calibrate(network, held_out, least_history=least)
@@ -161,13 +180,23 @@ def fit_network(
     *,
     config: TrainingConfig,
     least: int,
+    solve: bool,
     held_out: DataLoader[Windows] | None = None,
     progress_bar: bool,
     trainer_params: Mapping[str, Any],
     folder: Path | None = None,
 ) -> dict[str, float]:
-    """One run of the trainer; with held-out windows it ends with the weights that forecast them best."""
-    module = ForecastModule(network, config, least_history=least).train()  # Lightning keeps the mode it finds
+    """One run of the trainer; with held-out windows it ends with the weights that forecast them best.
+
+    These may be the ones that it began with: training is kept as far as it helps.
+    """
+    training = training_loader(pool, network.config, config)
+    if solve:
+        network.candidates.linear_map.copy_(fit_linear_map(training, held_out, network.config, unit=config.loss_unit))
+    module = ForecastModule(network.cpu(), config, least_history=least)
+    untrained = copy.deepcopy(module.state_dict())
+    at_first = validation_loss(module, held_out) if held_out else 0.0
+    module.train()  # Lightning keeps the mode it finds
     with checkpoint_folder(folder) as kept, quiet_lightning():
         best = ModelCheckpoint(kept, "best", monitor="val_loss", enable_version_counter=False) if held_out else None
         options = {
@@ -196,15 +225,26 @@ def fit_network(
         interrupted = kept / "last.ckpt"
         trainer.fit(
             module,
-            training_loader(pool, network.config, config),
+            training,
             held_out,
             ckpt_path=interrupted if interrupted.exists() else None,
         )
         losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if best:
             losses["val_loss"] = restore_best(module, kept / "best.ckpt")
+            if at_first < losses["val_loss"]:
+                module.load_state_dict(untrained)
+                losses["val_loss"] = at_first
     network.cpu().eval()
     return losses
+
+
+@torch.inference_mode()
+def validation_loss(module: ForecastModule, held_out: DataLoader[Windows]) -> float:
+    """The val_loss of a module as it is."""
+    module.eval()
+    losses = [(module.loss(batch, 1), len(batch.unit)) for batch in held_out]
+    return float(sum(loss * count for loss, count in losses)) / sum(count for _, count in losses)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from xlstm_ts.rows import Rows
+from xlstm_ts.rows import Rows, to_rows
 
 
 class Windows(NamedTuple):
@@ -55,15 +55,8 @@ class SeriesPool:
         >>> SeriesPool.from_lengths(np.arange(5.0), np.array([3, 2])).starts
         tensor([0, 3])
         """
-        total = len(values)
         stops = torch.as_tensor(lengths, dtype=torch.int64).cumsum(0)
-        flat = torch.tensor(values, dtype=torch.float64)
-        rows = Rows(
-            flat.nan_to_num(0.0)[None],
-            flat.isfinite()[None],
-            torch.zeros(1, total, 0) if numeric is None else torch.tensor(numeric, dtype=torch.float32)[None],
-            torch.zeros(1, total, 0, dtype=torch.int64) if categories is None else torch.tensor(categories)[None],
-        )
+        rows = to_rows(values, numeric, categories)
         return cls(rows, stops - torch.as_tensor(lengths), stops, series_deviations(rows, lengths))
 
     @property

@@ -47,3 +47,18 @@ def test_candidates_before_a_series_begins_are_not_available() -> None:
     _, available = candidates_of(torch.zeros(REACH, dtype=torch.float64), seen)
 
     assert available[0].tolist() == [True, True, True, True, True, False]
+
+
+def test_a_linear_map_forecasts_from_its_look_back_once_it_is_solved_for() -> None:
+    candidates = Candidates(HORIZON, seasonal_lags=LAGS, season_lengths=SEASONS, reach=REACH, linear_lookback=2)
+    values = torch.arange(1.0, REACH + 1, dtype=torch.float64)[None]
+    tokens = tokenise(values, torch.ones_like(values, dtype=torch.bool), reach=REACH, stride=4, span=REACH)
+
+    _, before = candidates(tokens)
+    candidates.linear_map[:] = torch.tensor([[-1.0], [2.0]])  # on a straight line: one step ahead
+    found, after = candidates(tokens)
+
+    assert not before[..., -1].any()
+    assert after[..., -1].all()
+    torch.testing.assert_close(tokens.scale.restore(found[..., -1]), torch.full((1, 1, HORIZON), REACH + 1.0).double())
+    assert len(candidates.preferences) == found.shape[-1]

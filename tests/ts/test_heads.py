@@ -71,3 +71,10 @@ def test_a_distribution_has_its_share_below_each_quantile(name: str) -> None:
     shares = torch.stack([(drawn < value + 1e-6).float().mean() for value in quantiles])
     atol = 0.06 if name == "negative_binomial" else 0.015  # counts step
     torch.testing.assert_close(shares, torch.tensor(PROBABILITIES), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "error"), [("point", 9.0), ("absolute_error", 3.0), ("huber", 2.5)])
+def test_a_point_is_trained_on_the_error_of_its_name(name: str, error: float) -> None:
+    loss = make_head(name, PROBABILITIES).loss(torch.full((1, 1, 1, 1), 4.0), torch.ones(1, 1, 1), SCALE)
+
+    assert loss.item() == error

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from xlstm_ts.loaders import tail_loader, training_loader, validation_tails
+from xlstm_ts.loaders import tail_loader, training_loader, validation_step, validation_tails
 from xlstm_ts.network import NetworkConfig
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
@@ -32,6 +32,14 @@ def test_a_twentieth_of_a_long_series_is_held_out_in_whole_horizons() -> None:
     assert tails_of([119], None) == [0]
     assert tails_of([120], None) == [6]
     assert tails_of([500], None) == [24]
+
+
+def test_tails_of_few_series_are_validated_at_more_origins_than_those_of_many() -> None:
+    assert validation_step(torch.full((1000,), 48), horizon=48) == 48
+    assert validation_step(torch.full((1000,), 4800), horizon=48) == 48
+    assert validation_step(torch.full((1000,), 480), horizon=48) == 15
+    assert validation_step(torch.full((7,), 2880), horizon=720) == 19
+    assert validation_step(torch.tensor([960]), horizon=48) == 1
 
 
 def test_short_series_share_a_twentieth_among_them() -> None:

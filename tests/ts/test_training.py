@@ -8,12 +8,13 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from xlstm_ts import training
+from xlstm_ts.loaders import tail_loader
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.quantiles import TRAINED_QUANTILES
-from xlstm_ts.training import train
+from xlstm_ts.training import ForecastModule, train, validation_loss
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
@@ -86,6 +87,50 @@ def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPoo
     assert best < 2
     assert losses["val_loss"] == pytest.approx(seen.losses[best])
     assert torch.equal(network.embedding.weight, seen.weights[best])
+
+
+def test_averaged_weights_are_what_is_validated_and_restored(network: ForecastNetwork) -> None:
+    seen, averaging = Losses(), EMAWeightAveraging(decay=0.8)
+    other_period = SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
+    config = TrainingConfig(**SETTINGS | {"steps_per_epoch": 10})
+
+    losses = train(network, other_period, config, trainer_params={"callbacks": [averaging, seen]})
+
+    held_out = tail_loader(other_period, torch.tensor([6]), SIZES, config, step=6)
+    module = ForecastModule(network, config, least_history=4)
+    assert losses["val_loss"] == pytest.approx(min(seen.losses))
+    assert validation_loss(module, held_out) == pytest.approx(losses["val_loss"], rel=1e-5)
+
+
+def test_training_that_only_makes_forecasts_worse_leaves_no_trace(network: ForecastNetwork, pool: SeriesPool) -> None:
+    learned = train(network, pool, TrainingConfig(**SETTINGS))
+    before = copy.deepcopy(network.state_dict())
+
+    losses = train(network, pool, TrainingConfig(**SETTINGS | {"learning_rate": 10.0}), go_on=True)
+
+    assert losses["val_loss"] == pytest.approx(learned["val_loss"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_tail_of_missing_values_does_not_keep_a_network_untrained(network: ForecastNetwork) -> None:
+    values = np.append(np.sin(np.arange(60) / 2), np.full(6, np.nan))
+    before = network.embedding.weight.detach().clone()
+
+    train(network, SeriesPool.from_lengths(values, np.array([66])), TrainingConfig(**SETTINGS))
+
+    assert not torch.equal(network.embedding.weight, before)
+
+
+def test_a_linear_map_is_solved_for_once(pool: SeriesPool) -> None:
+    network, config = ForecastNetwork(replace(SIZES, linear_lookback=8)), TrainingConfig(**SETTINGS)
+    other = SeriesPool.from_lengths(np.cos(np.arange(80) / 3), np.array([80]))
+
+    train(network, pool, config)
+    linear_map = network.candidates.linear_map.clone()
+    train(network, other, config, go_on=True)
+
+    assert linear_map.any()
+    assert torch.equal(network.candidates.linear_map, linear_map)
 
 
 def test_training_stops_when_validation_no_longer_improves(network: ForecastNetwork, pool: SeriesPool) -> None:
