@@ -38,6 +38,11 @@ def runs(*tensors: Tensor) -> bool:
     return on_cpu and load() is not None
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """As the core reads it: float32 and contiguous."""
+    return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where a contiguous tensor's data begin; NULL for None."""
     assert tensor is None or tensor.is_contiguous()

@@ -21,6 +21,7 @@ BLOCKS: dict[str, Callable[[], xLSTMBlock]] = {
     "mlstm, wide head": partial(mLSTMBlock, 36, 1, qkv_block_size=2),
     "mlstm, long convolution": partial(mLSTMBlock, 8, 1, conv_kernel_size=7),
     "mlstm, no look-back": partial(mLSTMBlock, 8, 2, conv_kernel_size=1),
+    "mlstm, RMS norm": partial(mLSTMBlock, 16, 2, norm="rms"),
     "slstm": partial(sLSTMBlock, 32, 2),
     "slstm, wide head": partial(sLSTMBlock, 48, 1, conv_kernel_size=6),
     "slstm, no look-back": partial(sLSTMBlock, 16, 1, conv_kernel_size=1),
@@ -143,7 +144,9 @@ def called(run: Callable[[], object]) -> bool:
 def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torch._ops.OpOverload, tuple]:
     """A block's operator and the arguments that its ``mixer`` gives it."""
     block, seen = random_block(name), []
-    operator = getattr(torch.ops.xlstm_kernels, f"{name}_mixer").default
+    operator = {"mlstm": torch.ops.xlstm_kernels.mlstm_block, "slstm": torch.ops.xlstm_kernels.slstm_mixer}[
+        name
+    ].default
     module = fused.mlstm if name == "mlstm" else fused.slstm
 
     def spy(*arguments: object) -> object:
@@ -155,9 +158,17 @@ def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_operator", spy)
         block(x, random_state(block), resets)
-    *arrays, weights, flags, lengths, norm_eps, _ = seen[0]
-    arrays, weights = ([x.detach().requires_grad_(record) for x in group] for group in (arrays, weights))
-    return operator, (*arrays, weights, flags, lengths, norm_eps, record)
+    *arguments, _ = (detached(argument, record) for argument in seen[0])
+    return operator, (*arguments, record)
+
+
+def detached(argument: object, requires_grad: bool) -> object:
+    """Floating tensors, alone or in lists, cut off from the graph; all else as it is."""
+    if isinstance(argument, list):
+        return [detached(part, requires_grad) for part in argument]
+    if isinstance(argument, Tensor) and argument.is_floating_point():
+        return argument.detach().requires_grad_(requires_grad)
+    return argument
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])

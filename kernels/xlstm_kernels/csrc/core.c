@@ -167,28 +167,54 @@ EXPORT int xlstm_mlstm_backward(const mlstm_sizes *size, const float *q, const f
     return failed;
 }
 
-/* The arrays are described in mlstm_mixer.h. */
-EXPORT int xlstm_mlstm_mixer_forward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights, const float *up,
+/* The arrays are described in mlstm_block.h. */
+EXPORT int xlstm_mlstm_block_forward(const mlstm_block_sizes *size, const mlstm_block_weights *weights, const float *x,
                                      const float *window, const uint8_t *resets, const int64_t *lengths, const float *c,
                                      const float *n, const float *m, float *y, float *tape, float *memories,
-                                     float *c_out, float *n_out, float *m_out, int threads) {
-    SHARE(size->B, mlstm_mixer_work_floats(size),
-          PICK(mlstm_mixer_forward)(size, item, weights, up, window, resets, lengths, c, n, m, y, tape, memories, c_out,
-                                    n_out, m_out, work));
+                                     float *window_out, float *c_out, float *n_out, float *m_out, int threads) {
+    SHARE(size->B, mlstm_block_work_floats(size),
+          PICK(mlstm_block_forward)(size, item, weights, x, window, resets, lengths, c, n, m, y, tape, memories,
+                                    window_out, c_out, n_out, m_out, work));
     return failed;
 }
 
-/* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
-EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights,
-                                      const float *up, const float *window, const uint8_t *resets,
-                                      const int64_t *lengths, const float *tape, const float *memories, const float *dy,
-                                      const float *dc, const float *dn, float *dup, float *dwindow, float *dc_out,
-                                      float *dn_out, float *dweights, int threads) {
-    const int64_t floats = mlstm_mixer_weight_floats(size);
-    SHARE(size->B, mlstm_mixer_work_floats(size),
-          PICK(mlstm_mixer_backward)(size, item, weights, up, window, resets, lengths, tape, memories, dy, dc, dn, dup,
-                                     dwindow, dc_out, dn_out, dweights + part * floats, work));
-    add_blocks(dweights, floats, threads);
+/* Rows without their padding. */
+static void copy_rows(int64_t rows, int64_t columns, const float *from, float *to) {
+    for (int64_t r = 0; r < rows; r++) memcpy(to + r * columns, from + r * whole(columns), sizeof(float) * columns);
+}
+
+/* A thread's sums of gradients to arrays of the weights' shapes. */
+static void mlstm_block_gather(const mlstm_block_sizes *size, float *sums, const mlstm_block_gradients *to) {
+    const int64_t D = size->D, E = size->E, NH = size->NH, maps = E * size->block;
+    mlstm_block_gradients from;
+    mlstm_block_sums(size, sums, &from);
+    copy_rows(2 * E, D, from.up, to->up);
+    copy_rows(2 * NH, 3 * E, from.gate_weight, to->gate_weight);
+    for (int64_t r = 0; r < D; r++)
+        for (int64_t e = 0; e < E; e++) to->down[r * E + e] = from.down[e * whole(D) + r];
+#define COPY(array, floats) memcpy(to->array, from.array, sizeof(float) * (floats))
+    COPY(norm, D), COPY(conv_weight, size->K * E), COPY(conv_bias, E), COPY(q_weight, maps), COPY(k_weight, maps);
+    COPY(v_weight, maps), COPY(gate_bias, 2 * NH), COPY(head_norm, E), COPY(skip, E);
+#undef COPY
+}
+
+/* dweights: arrays of the weights' shapes. */
+EXPORT int xlstm_mlstm_block_backward(const mlstm_block_sizes *size, const mlstm_block_weights *weights, const float *x,
+                                      const float *window, const uint8_t *resets, const int64_t *lengths,
+                                      const float *tape, const float *memories, const float *dy,
+                                      const float *dwindow_out, const float *dc, const float *dn, float *dx,
+                                      float *dwindow, float *dc_out, float *dn_out,
+                                      const mlstm_block_gradients *dweights, int threads) {
+    mlstm_block_gradients unused;
+    const int64_t floats = mlstm_block_sums(size, NULL, &unused);
+    float *sums = calloc(at_most_items(threads, size->B) * floats, sizeof(float));
+    if (!sums) return 1;
+    SHARE(size->B, mlstm_block_work_floats(size),
+          PICK(mlstm_block_backward)(size, item, weights, x, window, resets, lengths, tape, memories, dy, dwindow_out,
+                                     dc, dn, dx, dwindow, dc_out, dn_out, sums + part * floats, work));
+    add_blocks(sums, floats, threads);
+    mlstm_block_gather(size, sums, dweights);
+    free(sums);
     return failed;
 }
 

@@ -12,6 +12,8 @@
 
 #include "mlstm_mixer.h"
 
+#include "mlstm_block.h"
+
 #include "step.h"
 
 #include "slstm_mixer.h"
