@@ -156,7 +156,7 @@ def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torc
     x = torch.randn(B, 20, block.norm.weight.numel())
     resets = torch.rand(B, 20) < 0.1 if with_resets else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_operator", spy)
+        patch.setattr(module, "_run", spy)
         block(x, random_state(block), resets)
     *arguments, _ = (detached(argument, record) for argument in seen[0])
     return operator, (*arguments, record)

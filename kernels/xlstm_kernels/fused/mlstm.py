@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import buffers, core
 from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats
-from ..ops.registration import must_record, register_gradient, register_op
+from ..ops.registration import must_record, register_gradient, register_op, straight
 from ..state import BlockState, mLSTMState
 from .checks import check_memory
 
@@ -91,8 +91,7 @@ def mlstm_block(
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x32, window, c, n, *plain)
-    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    run = _operator if record or torch.compiler.is_compiling() else _forward
+    run = _run if record or torch.compiler.is_compiling() else _forward
     y, window, c, n, m, *_ = run(
         x32, window, c, n, m, plain, resets, lengths, centred, residual, norm_eps, head_norm_eps, record
     )
@@ -124,7 +123,7 @@ def _outputs(
     chunks = (S + L - 1) // L
     steps = buffers.empty((B, chunks * L * NH * (3 * DH + 2)) if record else (0,), like=x)
     memories = buffers.empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,), like=x)
-    window, c, n, m = (leaf.new_empty(leaf.shape) for leaf in (window, c, n, m))
+    window, c, n, m = map(torch.empty_like, (window, c, n, m))
     return buffers.empty(x.shape, like=x), window, c, n, m, steps, memories
 
 
@@ -169,7 +168,7 @@ def _backward(
     norm_eps: float,
     head_norm_eps: float,
 ) -> list[Tensor]:
-    gradients = [buffers.empty(tensor.shape, like=tensor) for tensor in (x, window, dc, dn, *weights)]
+    gradients = [buffers.empty(x.shape, like=x), *map(torch.empty_like, (window, dc, dn, *weights))]
     dwindow = None if dwindow is None else dwindow.contiguous()
     given = (dy.contiguous(), dwindow, dc.contiguous(), dn.contiguous())
     sizes = _sizes(x, window, c, weights, centred, residual, norm_eps, head_norm_eps)
@@ -232,12 +231,12 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     dy, dwindow, dc, dn = gradients[:4]  # there is none of m and of the tape
     given = zip((dy, dc, dn), ctx.shapes, strict=True)
     dy, dc, dn = (x.new_zeros(shape) if dx is None else dx for dx, shape in given)
-    dx, dwindow, dc, dn, *dweights = _backward_operator(
+    dx, dwindow, dc, dn, *dweights = _run_backward(
         dy, dwindow, dc, dn, x, window, c, weights, resets, lengths, steps, memories, *ctx.options
     )
     return dx, dwindow, dc, dn, None, dweights, *[None] * 7
 
 
 _operator = register_op("mlstm_block", _forward, _outputs, device="CPU")
-_backward_operator = register_op("mlstm_block_backward", _backward, _gradients, device="CPU")
-register_gradient(_operator, _setup_context, _differentiate)
+_run = register_gradient(_operator, _setup_context, _differentiate)
+_run_backward = straight(register_op("mlstm_block_backward", _backward, _gradients, device="CPU"))

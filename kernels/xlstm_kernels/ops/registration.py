@@ -7,7 +7,8 @@ where nothing traces, even that is more than a small kernel takes, and the funct
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -57,7 +58,7 @@ def register_gradient(
 ) -> Callable[P, R]:
     """Differentiate an operator by ``backward``, once; return what runs it, straight where nothing traces.
 
-    An operator that takes lists of tensors is to be called itself: straight, autograd would not look into them.
+    An operator that returns a list of tensors is to be called itself: straight, autograd would not look into it.
     """
     implementation = _IMPLEMENTATIONS[operator]
 
@@ -70,24 +71,39 @@ def register_gradient(
 
     class Straight(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
+        def forward(ctx: Any, sizes: list[int | None], *flat: Any) -> Any:
+            inputs = _nested(flat, sizes)
             output = implementation(*inputs)
             setup_context(ctx, inputs, output)
             return output
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
-            return differentiate(ctx, *gradients)
+            return None, *_flat(differentiate(ctx, *gradients))
 
     @functools.wraps(implementation)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _traced():
+        if _traced() or kwargs:
             return operator(*args, **kwargs)
-        return Straight.apply(*args, **kwargs) if torch.is_grad_enabled() else implementation(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return implementation(*args, **kwargs)
+        sizes = [len(x) if isinstance(x, list) else None for x in args]
+        return Straight.apply(sizes, *_flat(args))
 
     assert isinstance(operator, torch._ops.OpOverload)
     torch.library.register_autograd(operator, differentiate, setup_context=setup_context, lib=_LIBRARY)
     return run
+
+
+def _flat(inputs: Sequence[Any]) -> list[Any]:
+    """The inputs, those in lists one by one: autograd does not look into lists."""
+    return [x for given in inputs for x in (given if isinstance(given, list) else (given,))]
+
+
+def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
+    """The inverse of ``_flat``: a size is that of a list, None of what was none."""
+    rest = iter(flat)
+    return [next(rest) if size is None else list(islice(rest, size)) for size in sizes]
 
 
 def _traced() -> bool:
