@@ -1,10 +1,11 @@
 """The epochs of one update: minibatches of sequences through the policy, losses, steps of the optimiser, the log."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch as th
 from stable_baselines3.common.utils import explained_variance
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from xlstm_rl.losses import Coefficients, Losses, ppo_losses
 from xlstm_rl.replay import evaluate, recompute_log_probs, refresh_states
@@ -57,16 +58,38 @@ def _run_epoch(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) 
     policy = model.policy
     parameters = list(policy.parameters())
     for samples in model.rollout_buffer.get(model.batch_size):
-        values, log_prob, entropy = evaluate(policy, samples)
-        losses = ppo_losses(samples, values, log_prob, entropy, weights)
-        history.append(Losses(*(figure.detach() for figure in losses)))
+        outputs = evaluate(policy, samples)
+        losses, gradients = ppo_losses(samples, *outputs, weights)
+        history.append(losses)
         if model.target_kl is not None and losses.approx_kl.item() > 1.5 * model.target_kl:
             return True
         policy.optimizer.zero_grad()
-        losses.loss.backward()
-        clip_grad_norm_(parameters, model.max_grad_norm, foreach=True)
-        policy.optimizer.step()
+        back_propagate(outputs, gradients)
+        step_clipped(policy.optimizer, parameters, model.max_grad_norm)
     return False
+
+
+def back_propagate(outputs: Sequence[th.Tensor | None], gradients: Sequence[th.Tensor | None]) -> None:
+    """Go on from the ``gradients`` of the ``outputs``, where there are both."""
+    pairs = [
+        (output, gradient)
+        for output, gradient in zip(outputs, gradients, strict=True)
+        if output is not None and gradient is not None and output.requires_grad
+    ]
+    th.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def step_clipped(optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor], max_norm: float) -> None:
+    """A step with gradients of at most this norm. A fused Adam scales them on its way, without a pass of its own."""
+    if not isinstance(optimizer, th.optim.Adam) or not all(group["fused"] for group in optimizer.param_groups):
+        clip_grad_norm_(parameters, max_norm, foreach=True)
+        optimizer.step()
+        return
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    # as torch.amp.GradScaler hands it in
+    optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale  # type: ignore[attr-defined]
 
 
 def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> None:
