@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch as th
 from stable_baselines3.common.utils import explained_variance
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 
 from xlstm_rl.losses import Coefficients, Losses, ppo_losses
+from xlstm_rl.optim import ClippedAdam
 from xlstm_rl.replay import evaluate, recompute_log_probs, refresh_states
 
 if TYPE_CHECKING:
@@ -63,9 +64,14 @@ def _run_epoch(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) 
         history.append(losses)
         if model.target_kl is not None and losses.approx_kl.item() > 1.5 * model.target_kl:
             return True
-        policy.optimizer.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None
         back_propagate(outputs, gradients)
-        step_clipped(policy.optimizer, parameters, model.max_grad_norm)
+        if isinstance(policy.optimizer, ClippedAdam):
+            policy.optimizer.step_clipped(model.max_grad_norm)
+        else:
+            clip_grad_norm_(parameters, model.max_grad_norm, foreach=True)
+            policy.optimizer.step()
     return False
 
 
@@ -77,19 +83,6 @@ def back_propagate(outputs: Sequence[th.Tensor | None], gradients: Sequence[th.T
         if output is not None and gradient is not None and output.requires_grad
     ]
     th.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
-
-
-def step_clipped(optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor], max_norm: float) -> None:
-    """A step with gradients of at most this norm. A fused Adam scales them on its way, without a pass of its own."""
-    if not isinstance(optimizer, th.optim.Adam) or not all(group["fused"] for group in optimizer.param_groups):
-        clip_grad_norm_(parameters, max_norm, foreach=True)
-        optimizer.step()
-        return
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-    # as torch.amp.GradScaler hands it in
-    optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)  # type: ignore[attr-defined]
-    optimizer.step()
-    del optimizer.grad_scale  # type: ignore[attr-defined]
 
 
 def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> None:
