@@ -31,6 +31,7 @@ from xlstm_rl.inputs import (
     as_state,
     check_observation,
 )
+from xlstm_rl.networks import actor_latent, critic_latent, latents
 from xlstm_rl.normalization import FeatureNorm, ReturnScale
 from xlstm_rl.optim import ClippedAdam
 from xlstm_rl.sequences import Sequences
@@ -148,11 +149,11 @@ class MlpPolicy(ActorCriticPolicy):
             action_masks: (B, A) bool, the actions that are allowed; None for all.
         """
         recollection = self._recall(obs, state, self._resets(episode_starts, state))
-        distribution = self._distribution(recollection, action_masks)
+        pi, vf = latents(self.mlp_extractor, recollection.pi, recollection.vf)
+        distribution = self._distribution(pi, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         log_probs = distribution.log_prob(actions)
-        values = self._values(self.mlp_extractor.forward_critic(recollection.vf))
-        return PolicyStep(self._shaped(actions), values, log_probs, recollection.state)
+        return PolicyStep(self._shaped(actions), self._values(vf), log_probs, recollection.state)
 
     def act(
         self,
@@ -165,7 +166,7 @@ class MlpPolicy(ActorCriticPolicy):
     ) -> tuple[th.Tensor, th.Tensor]:
         """The actions and the memory of ``step``, without what only training needs."""
         recollection = self._recall(obs, state, self._resets(episode_starts, state))
-        distribution = self._distribution(recollection, action_masks)
+        distribution = self._distribution(actor_latent(self.mlp_extractor, recollection.pi), action_masks)
         return self._shaped(distribution.get_actions(deterministic=deterministic)), recollection.state
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -182,9 +183,9 @@ class MlpPolicy(ActorCriticPolicy):
             rows, observations, starts = obs.burn_in
             state = state.index_copy(0, rows, self.read(observations, state[rows], starts))
         recollection = self._recall(obs.observations, state, obs.episode_starts)
-        distribution = self._distribution(recollection, obs.action_masks)
-        values = self._values(self.mlp_extractor.forward_critic(recollection.vf))
-        return values, distribution.log_prob(actions), distribution.entropy()
+        pi, vf = latents(self.mlp_extractor, recollection.pi, recollection.vf)
+        distribution = self._distribution(pi, obs.action_masks)
+        return self._values(vf), distribution.log_prob(actions), distribution.entropy()
 
     @th.no_grad()
     def read(self, obs: PyTorchObs, state: th.Tensor, episode_starts: th.Tensor) -> th.Tensor:
@@ -194,12 +195,12 @@ class MlpPolicy(ActorCriticPolicy):
     def get_distribution(self, obs: PyTorchObs, state: th.Tensor | None = None) -> Distribution:
         """The action's distribution after reading ``obs`` (B, ...) with the memory ``state`` (None: a fresh one)."""
         state = self.initial_state(_batch_size(obs)) if state is None else state
-        return self._distribution(self._recall(obs, state))
+        return self._distribution(actor_latent(self.mlp_extractor, self._recall(obs, state).pi))
 
     def predict_values(self, obs: PyTorchObs, state: th.Tensor | None = None) -> th.Tensor:
         """The value (B, 1) after reading ``obs`` (B, ...) with the memory ``state`` (None: a fresh one)."""
         state = self.initial_state(_batch_size(obs)) if state is None else state
-        return self._values(self.mlp_extractor.forward_critic(self._recall(obs, state).vf))
+        return self._values(critic_latent(self.mlp_extractor, self._recall(obs, state).vf))
 
     def _recall(self, obs: PyTorchObs, state: th.Tensor, resets: th.Tensor | None = None) -> Recollection:
         """What the networks of actor and critic read, flat, of flat observations (B * S, ...) and states (B, N)."""
@@ -218,14 +219,12 @@ class MlpPolicy(ActorCriticPolicy):
         flags = as_flags(episode_starts, len(state), state.device)
         return None if flags is None else flags[:, None]
 
-    def _distribution(
-        self, recollection: Recollection, action_masks: np.ndarray | th.Tensor | None = None
-    ) -> Distribution:
-        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(recollection.pi))
+    def _distribution(self, latent: th.Tensor, action_masks: np.ndarray | th.Tensor | None = None) -> Distribution:
+        distribution = self._get_action_dist_from_latent(latent)
         if action_masks is None:
             return distribution
-        rows = recollection.pi
-        return mask_distribution(distribution, as_masks(action_masks, self.action_space, len(rows), rows.device))
+        allowed = as_masks(action_masks, self.action_space, len(latent), latent.device)
+        return mask_distribution(distribution, allowed)
 
     def _shaped(self, actions: th.Tensor) -> th.Tensor:
         assert self.action_space.shape is not None

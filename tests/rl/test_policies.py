@@ -47,8 +47,12 @@ def walk(policy, episodes):
                 torch.from_numpy(observations[:, t]), state, torch.from_numpy(starts[:, t : t + 1])
             )
             state = recollection.state
-            values.append(policy._values(policy.mlp_extractor.forward_critic(recollection.vf))[:, 0])
-            log_probs.append(policy._distribution(recollection).log_prob(actions[:, t]))
+            pi, vf = (
+                policy.mlp_extractor.forward_actor(recollection.pi),
+                policy.mlp_extractor.forward_critic(recollection.vf),
+            )
+            values.append(policy._values(vf)[:, 0])
+            log_probs.append(policy._distribution(pi).log_prob(actions[:, t]))
     return torch.stack(values, dim=1), torch.stack(log_probs, dim=1), state
 
 

@@ -22,6 +22,7 @@
 #define MAX_ROWS 8    /* batch rows that a thread carries through time together */
 #define STEP_ROWS 8   /* batch rows that a thread takes through a step of the stack together */
 #define SLSTM_STEPS 8 /* steps whose shares of the weights' gradients are summed at once */
+#define MLP_ROWS 128  /* rows that a thread takes through a perceptron together */
 #define AHEAD 4       /* steps before its use that an array's cache lines are asked for */
 #define PANEL 16      /* columns of a packed matrix that lie together */
 #define LANES 16      /* what the number of steps in a chunk is a multiple of: the widest vector */
@@ -101,6 +102,11 @@ EXPORT int xlstm_instruction_set(int wanted) {
 static int at_most_items(int threads, int64_t items) {
     const int most = threads > items ? (int)items : threads;
     return most > 1 ? most : 1;
+}
+
+static int64_t rows_of_block(int64_t M, int64_t block) {
+    const int64_t rest = M - block * MLP_ROWS;
+    return rest < MLP_ROWS ? rest : MLP_ROWS;
 }
 
 /* What the parts have summed up, a block each, into the first; in their order, so that the result repeats. */
@@ -250,6 +256,36 @@ EXPORT int xlstm_step(const step_stack *stack, int64_t B, const float *x, const 
     SHARE(chunks_of(B, STEP_ROWS), step_work_floats(stack, B < STEP_ROWS ? B : STEP_ROWS),
           PICK(step_rows)(stack, item * STEP_ROWS, B - item * STEP_ROWS < STEP_ROWS ? B - item * STEP_ROWS : STEP_ROWS,
                           x, state, resets, y, state_out, work));
+    return failed;
+}
+
+/* The arrays are described in tanh_mlp.h. */
+EXPORT int xlstm_tanh_mlp_forward(const tanh_mlp_sizes *size, const float *const *weights, const float *x, float *tape,
+                                  float *y, int threads) {
+    SHARE(chunks_of(size->M, MLP_ROWS), tanh_mlp_work_floats(size),
+          PICK(tanh_mlp_forward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, work));
+    return failed;
+}
+
+/* dweights: arrays of the weights' shapes. */
+EXPORT int xlstm_tanh_mlp_backward(const tanh_mlp_sizes *size, const float *const *weights, const float *x,
+                                   const float *tape, const float *y, const float *dy, float *dx,
+                                   float *const *dweights, int threads) {
+    const int64_t floats = tanh_mlp_sum_floats(size), blocks = chunks_of(size->M, MLP_ROWS);
+    float *sums = calloc(at_most_items(threads, blocks) * floats, sizeof(float));
+    if (!sums) return 1;
+    SHARE(blocks, tanh_mlp_work_floats(size),
+          PICK(tanh_mlp_backward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, dy, dx,
+                                  sums + part * floats, work));
+    add_blocks(sums, floats, threads);
+    const float *from = sums;
+    for (int64_t l = 0; l < size->num_layers; l++) {
+        const int64_t in = size->widths[l], out = size->widths[l + 1];
+        copy_rows(out, in, from, dweights[2 * l]);
+        memcpy(dweights[2 * l + 1], from + out * whole(in), sizeof(float) * out);
+        from += out * (whole(in) + 1);
+    }
+    free(sums);
     return failed;
 }
 

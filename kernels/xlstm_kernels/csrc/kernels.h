@@ -18,6 +18,8 @@
 
 #include "slstm_mixer.h"
 
+#include "tanh_mlp.h"
+
 #undef vec
 #undef ivec
 #undef uvec

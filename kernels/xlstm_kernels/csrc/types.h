@@ -187,3 +187,36 @@ INLINE int64_t slstm_mixer_work_floats(const slstm_mixer_sizes *size) {
 INLINE int64_t step_work_floats(const step_stack *stack, int64_t rows) {
     return rows * (2 * stack->D + 5 * stack->widest);
 }
+
+/* A perceptron of M rows; widths: of x, then of each layer. */
+typedef struct {
+    int64_t M, num_layers;
+    const int64_t *widths;
+} tanh_mlp_sizes;
+
+static int64_t tanh_mlp_widest(const tanh_mlp_sizes *size) {
+    int64_t widest = 0;
+    for (int64_t l = 0; l <= size->num_layers; l++)
+        if (whole(size->widths[l]) > widest) widest = whole(size->widths[l]);
+    return widest;
+}
+
+static int64_t tanh_mlp_sum_floats(const tanh_mlp_sizes *size) {
+    int64_t floats = 0;
+    for (int64_t l = 0; l < size->num_layers; l++) floats += size->widths[l + 1] * (whole(size->widths[l]) + 1);
+    return floats;
+}
+
+/* A block of rows and its gradients, twice; or a weight, padded or turned over. */
+static int64_t tanh_mlp_work_floats(const tanh_mlp_sizes *size) {
+    const int64_t widest = tanh_mlp_widest(size), rows = widest > MLP_ROWS ? widest : MLP_ROWS;
+    return widest * (2 * MLP_ROWS + rows);
+}
+
+/* Rows of whole vectors, filled up with zeros. */
+static void copy_padded(int64_t rows, int64_t columns, const float *from, float *to) {
+    for (int64_t r = 0; r < rows; r++, from += columns, to += whole(columns)) {
+        memcpy(to, from, sizeof(float) * columns);
+        memset(to + columns, 0, sizeof(float) * (whole(columns) - columns));
+    }
+}

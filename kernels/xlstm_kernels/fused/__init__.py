@@ -12,6 +12,7 @@ from .norm import norm
 from .norm import runs as runs_norm
 from .slstm import runs as runs_slstm
 from .slstm import slstm_mixer
+from .tanh_mlp import tanh_mlps
 
 __all__ = [
     "conv",
@@ -23,4 +24,5 @@ __all__ = [
     "runs_norm",
     "runs_slstm",
     "slstm_mixer",
+    "tanh_mlps",
 ]

@@ -83,7 +83,7 @@ def mlstm_block(
     """
     memory = state.cell
     assert isinstance(memory, mLSTMState)
-    E, NH = len(weights.skip), len(weights.gates_bias) // 2
+    E, NH = weights.skip.shape[0], weights.gates_bias.shape[0] // 2
     check_memory(x, memory, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
     given = (x, state.conv, memory.c, memory.n, memory.m.detach())
     x32, window, c, n, m = (core.plain(tensor) for tensor in given)
