@@ -55,7 +55,7 @@ def ppo_losses(
     dentropy = None
     if weights.entropy:
         loss = loss + weights.entropy * negative_entropy
-        share = weights.entropy / len(log_prob)
+        share = weights.entropy / log_prob.numel()
         if entropy is None:
             dlog_prob = dlog_prob + share
         else:
@@ -72,13 +72,13 @@ def _policy_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The clipped loss, the ratio of new and old policy, and the gradient of ``log_prob``."""
     advantages = samples.advantages
-    if weights.normalize_advantage and len(advantages) > 1:
+    if weights.normalize_advantage and advantages.numel() > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     ratio = (log_prob - samples.old_log_prob).exp()  # one, before the first update
     gain = advantages * ratio
     bounded = advantages * ratio.clamp(1 - weights.clip_range, 1 + weights.clip_range)
     # Beyond its bound the ratio has no gradient; within, the two are the same number.
-    gradient = th.where(gain <= bounded, gain, 0.0) / -len(gain)
+    gradient = th.where(gain <= bounded, gain, 0.0) / -gain.numel()
     return -th.min(gain, bounded).mean(), ratio, gradient
 
 
@@ -86,7 +86,7 @@ def _value_loss(samples: RolloutBufferSamples, values: Tensor, weights: Coeffici
     """The mean squared error, of values that move at most ``clip_range_vf`` where it is given, and its gradient."""
     errors, bound = values - samples.returns, weights.clip_range_vf
     if bound is None:
-        return errors.square().mean(), errors * (2 / len(errors))
+        return errors.square().mean(), errors * (2 / errors.numel())
     change = values - samples.old_values
     errors = samples.old_values + change.clamp(-bound, bound) - samples.returns
-    return errors.square().mean(), th.where(change.abs() <= bound, errors, 0.0) * (2 / len(errors))
+    return errors.square().mean(), th.where(change.abs() <= bound, errors, 0.0) * (2 / errors.numel())

@@ -209,14 +209,15 @@ class MlpPolicy(ActorCriticPolicy):
             pi_features, vf_features = (self.feature_norm(part) for part in features)
         else:
             pi_features = vf_features = self.feature_norm(features)
-        pi_rows = pi_features.unflatten(0, (len(state), -1))  # (B, S, F)
-        vf_rows = pi_rows if vf_features is pi_features else vf_features.unflatten(0, (len(state), -1))
+        B = state.shape[0]
+        pi_rows = pi_features.unflatten(0, (B, -1))  # (B, S, F)
+        vf_rows = pi_rows if vf_features is pi_features else vf_features.unflatten(0, (B, -1))
         pi, vf, state = self.memory(pi_rows, vf_rows, state, resets if self.reset_on_done else None)
         pi_flat = pi.flatten(0, 1)
         return Recollection(pi_flat, pi_flat if vf is pi else vf.flatten(0, 1), state)
 
     def _resets(self, episode_starts: np.ndarray | th.Tensor | None, state: th.Tensor) -> th.Tensor | None:
-        flags = as_flags(episode_starts, len(state), state.device)
+        flags = as_flags(episode_starts, state.shape[0], state.device)
         return None if flags is None else flags[:, None]
 
     def _distribution(self, latent: th.Tensor, action_masks: np.ndarray | th.Tensor | None = None) -> Distribution:

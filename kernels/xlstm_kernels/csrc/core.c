@@ -259,24 +259,33 @@ EXPORT int xlstm_step(const step_stack *stack, int64_t B, const float *x, const 
     return failed;
 }
 
-/* The arrays are described in tanh_mlp.h. */
-EXPORT int xlstm_tanh_mlp_forward(const tanh_mlp_sizes *size, const float *const *weights, const float *x, float *tape,
-                                  float *y, int threads) {
+/* For each of several networks, with its `size`, do `...`; returns whether memory ran out for one. */
+#define EACH_NETWORK(...)                                                                             \
+    int failed_once = 0;                                                                              \
+    const int64_t *widths = networks->widths;                                                         \
+    for (int64_t at = 0; at < networks->num_networks; widths += networks->num_layers[at] + 1, at++) { \
+        const tanh_mlp_sizes size = {networks->M, networks->num_layers[at], widths};                  \
+        failed_once |= __VA_ARGS__;                                                                   \
+        weights += 2 * size.num_layers;                                                               \
+    }                                                                                                 \
+    return failed_once
+
+static int tanh_mlp_forward(const tanh_mlp_sizes *size, const float *const *weights, const float *x, float *tape,
+                            float *y, int threads) {
     SHARE(chunks_of(size->M, MLP_ROWS), tanh_mlp_work_floats(size),
           PICK(tanh_mlp_forward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, work));
     return failed;
 }
 
-/* dweights: arrays of the weights' shapes. */
-EXPORT int xlstm_tanh_mlp_backward(const tanh_mlp_sizes *size, const float *const *weights, const float *x,
-                                   const float *tape, const float *y, const float *dy, float *dx,
-                                   float *const *dweights, int threads) {
+static int tanh_mlp_backward(const tanh_mlp_sizes *size, const float *const *weights, const float *x, const float *tape,
+                             const float *y, const float *dy, float *dx, int adds, float *const *dweights,
+                             int threads) {
     const int64_t floats = tanh_mlp_sum_floats(size), blocks = chunks_of(size->M, MLP_ROWS);
     float *sums = calloc(at_most_items(threads, blocks) * floats, sizeof(float));
     if (!sums) return 1;
     SHARE(blocks, tanh_mlp_work_floats(size),
           PICK(tanh_mlp_backward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, dy, dx,
-                                  sums + part * floats, work));
+                                  adds, sums + part * floats, work));
     add_blocks(sums, floats, threads);
     const float *from = sums;
     for (int64_t l = 0; l < size->num_layers; l++) {
@@ -287,6 +296,20 @@ EXPORT int xlstm_tanh_mlp_backward(const tanh_mlp_sizes *size, const float *cons
     }
     free(sums);
     return failed;
+}
+
+/* The arrays are described in tanh_mlp.h, each network's after the other's; dweights: arrays of the weights' shapes. */
+EXPORT int xlstm_tanh_mlps_forward(const tanh_mlps_sizes *networks, const float *const *weights, const float *x,
+                                   float *const *tapes, float *const *y, int threads) {
+    EACH_NETWORK(tanh_mlp_forward(&size, weights, x, tapes[at], y[at], threads));
+}
+
+EXPORT int xlstm_tanh_mlps_backward(const tanh_mlps_sizes *networks, const float *const *weights, const float *x,
+                                    const float *const *tapes, const float *const *y, const float *const *dy, float *dx,
+                                    float *const *dweights, int threads) {
+    const float *const *first = weights;
+    EACH_NETWORK(tanh_mlp_backward(&size, weights, x, tapes[at], y[at], dy[at], dx, at > 0, dweights + (weights - first),
+                                   threads));
 }
 
 /* Whether `count` arrays hold the same bytes as their counterparts. */

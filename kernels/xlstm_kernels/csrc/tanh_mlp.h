@@ -2,7 +2,7 @@
  *
  * Layer l maps widths[l] to widths[l + 1] channels: weights[2 l] (out, in), weights[2 l + 1], its bias, (out). All widths
  * but that of x are multiples of LANES. M rows: x, dx (M, widths[0]), y, dy (M, the last width), tape: each hidden
- * layer's outputs (M, width) one after the other. dx may be NULL: not wanted. */
+ * layer's outputs (M, width) one after the other. dx may be NULL: not wanted; it is added to if `adds`. */
 
 /* The first of `rows` rows of what layer l returns, and on the tape for all but the last. */
 INLINE float *FN(mlp_outputs)(const tanh_mlp_sizes *size, int64_t l, int64_t first, float *tape, float *y) {
@@ -30,7 +30,7 @@ static void FN(tanh_mlp_forward)(const tanh_mlp_sizes *size, int64_t first, int6
 
 /* sums: the gradients of the weights, in rows of whole vectors, one after the other; they are added to. */
 static void FN(tanh_mlp_backward)(const tanh_mlp_sizes *size, int64_t first, int64_t rows, const float *const *weights,
-                                  const float *x, const float *tape, const float *y, const float *dy, float *dx,
+                                  const float *x, const float *tape, const float *y, const float *dy, float *dx, int adds,
                                   float *sums, float *work) {
     const int64_t widest = tanh_mlp_widest(size);
     float *given = work, *dz = given + MLP_ROWS * widest, *padded = dz + MLP_ROWS * widest;
@@ -53,6 +53,10 @@ static void FN(tanh_mlp_backward)(const tanh_mlp_sizes *size, int64_t first, int
         if (K != columns) copy_padded(N, K, weight, padded), weight = padded;
         multiply(rows, columns, N, dz, N, 1, weight, columns, given, columns, 0);
     }
+    const int64_t K = size->widths[0];
     for (int64_t r = 0; r < rows; r++)
-        memcpy(dx + (first + r) * size->widths[0], given + r * whole(size->widths[0]), sizeof(float) * size->widths[0]);
+        for (int64_t c = 0; c < K; c++) {
+            float *at = dx + (first + r) * K + c;
+            *at = given[r * whole(K) + c] + (adds ? *at : 0.0f);
+        }
 }

@@ -194,6 +194,12 @@ typedef struct {
     const int64_t *widths;
 } tanh_mlp_sizes;
 
+/* Several perceptrons of the same M rows: each one's layers, and its widths after those of the one before. */
+typedef struct {
+    int64_t M, num_networks;
+    const int64_t *num_layers, *widths;
+} tanh_mlps_sizes;
+
 static int64_t tanh_mlp_widest(const tanh_mlp_sizes *size) {
     int64_t widest = 0;
     for (int64_t l = 0; l <= size->num_layers; l++)

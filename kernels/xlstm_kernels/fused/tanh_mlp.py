@@ -6,7 +6,6 @@ Shapes: M rows, F features.
 
 import ctypes
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from ..ops.registration import must_record
 
 class _Sizes(ctypes.Structure):
     _fields_ = [
-        ("M", ctypes.c_int64),
-        ("num_layers", ctypes.c_int64),
-        ("widths", ctypes.POINTER(ctypes.c_int64)),
+        *((name, ctypes.c_int64) for name in ("M", "num_networks")),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("num_layers", "widths")),
     ]
 
 
@@ -40,9 +38,10 @@ def tanh_mlps(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     if not _runs(x, networks, flat):
         return [_composed(x, network) for network in networks]
     x = x.contiguous()
+    layers = [[bias.shape[0] for bias in network[1::2]] for network in networks]
     if must_record(x, *flat):
-        return list(_Networks.apply(x, [len(network) for network in networks], *flat))
-    return [_forward(x, network)[0] for network in networks]
+        return list(_Networks.apply(x, layers, *flat))
+    return _forward(x, layers, _sizes(x, layers), flat)[0]
 
 
 def _runs(x: Tensor, networks: Sequence[Sequence[Tensor]], flat: Sequence[Tensor]) -> bool:
@@ -50,7 +49,8 @@ def _runs(x: Tensor, networks: Sequence[Sequence[Tensor]], flat: Sequence[Tensor
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or not core.runs(x):
         return False
     return all(networks) and all(
-        tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.shape[0] % core.LANES == 0 for tensor in flat
+        tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.shape[0] % core.LANES == 0
+        for tensor in flat
     )
 
 
@@ -60,45 +60,41 @@ def _composed(x: Tensor, network: Sequence[Tensor]) -> Tensor:
     return x
 
 
-def _sizes(x: Tensor, network: Sequence[Tensor]) -> _Sizes:
-    rows, *widths = *x.shape, *(bias.shape[0] for bias in network[1::2])
-    return _Sizes(rows, len(widths) - 1, (ctypes.c_int64 * len(widths))(*widths))
+def _sizes(x: Tensor, layers: list[list[int]]) -> _Sizes:
+    M, features = x.shape
+    widths = [width for network in layers for width in (features, *network)]
+    num_layers = [len(network) for network in layers]
+    integers = ctypes.c_int64
+    return _Sizes(M, len(layers), (integers * len(layers))(*num_layers), (integers * len(widths))(*widths))
 
 
-def _forward(x: Tensor, network: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The last layer's outputs, and those of the layers before it."""
-    *hidden, width = [bias.shape[0] for bias in network[1::2]]  # not len(): a tensor's takes longer than a layer
-    y, tape = x.new_empty(x.shape[0], width), x.new_empty(x.shape[0] * sum(hidden))
-    core.call("xlstm_tanh_mlp_forward", _sizes(x, network), network, x, tape, y)
-    return y, tape
+def _forward(
+    x: Tensor, layers: list[list[int]], sizes: _Sizes, flat: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Each network's last outputs, and those of the layers before."""
+    M = x.shape[0]
+    outputs = [x.new_empty(M, network[-1]) for network in layers]
+    tapes = [x.new_empty(M * sum(network[:-1])) for network in layers]
+    core.call("xlstm_tanh_mlps_forward", sizes, flat, x, tapes, outputs)
+    return outputs, tapes
 
 
 class _Networks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sizes: list[int], *flat: Tensor) -> tuple[Tensor, ...]:
-        outputs = [_forward(x, network) for network in _split(flat, sizes)]
-        ctx.sizes = sizes
-        ctx.save_for_backward(x, *flat, *(tensor for pair in outputs for tensor in pair))
-        return tuple(y for y, _ in outputs)
+    def forward(ctx: Any, x: Tensor, layers: list[list[int]], *flat: Tensor) -> tuple[Tensor, ...]:
+        ctx.sizes, ctx.num_networks = _sizes(x, layers), len(layers)
+        outputs, tapes = _forward(x, layers, ctx.sizes, flat)
+        ctx.save_for_backward(x, *outputs, *tapes, *flat)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *dys: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
         x, *saved = ctx.saved_tensors
-        count = sum(ctx.sizes)
-        networks, taped = _split(saved[:count], ctx.sizes), saved[count:]
-        dxs, gradients = [], []
-        for network, y, tape, dy in zip(networks, taped[::2], taped[1::2], dys, strict=True):
-            dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-            dweights = [torch.empty_like(weight) for weight in network]
-            arrays = (x, tape, y, dy.contiguous(), dx, dweights)
-            core.call("xlstm_tanh_mlp_backward", _sizes(x, network), network, *arrays)
-            dxs.append(dx)
-            gradients += dweights
-        given = [dx for dx in dxs if dx is not None]
-        return sum(given[1:], start=given[0]) if given else None, None, *gradients
-
-
-def _split(flat: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:
-    rest = iter(flat)
-    return [list(islice(rest, size)) for size in sizes]
+        count = ctx.num_networks
+        outputs, tapes, flat = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        dweights = [torch.empty_like(weight) for weight in flat]
+        gradients = [gradient.contiguous() for gradient in given]
+        core.call("xlstm_tanh_mlps_backward", ctx.sizes, flat, x, tapes, outputs, gradients, dx, dweights)
+        return dx, None, *dweights
