@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, needs_core
 from xlstm_kernels import core, fused, map_state, mLSTMBlock, sLSTMBlock
 from xlstm_kernels.blocks import xLSTMBlock
+from xlstm_kernels.fused import mlstm
 from xlstm_kernels.ops.padding import valid_steps
 from xlstm_kernels.state import state_leaves
 
@@ -40,6 +41,23 @@ def test_the_call_is_the_blocks_own_text(name: str, S: int, with_resets: bool, w
     expected = differentiate(block.double(), x, state, resets, lengths)  # the core takes no float64
     actual = differentiate(block.float(), x, state, resets, lengths)
     assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "mlstm, odd head", "mlstm, RMS norm"])
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["whole", "lengths"])
+def test_of_a_wide_block_blas_forms_the_projections_gradients(
+    name: str, with_lengths: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlstm, "WIDE", 1)
+    test_the_call_is_the_blocks_own_text(name, 33, True, with_lengths)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_counts_in_training(training: bool) -> None:
+    block = mLSTMBlock(16, 2, dropout=1.0).train(training)
+    x = torch.randn(B, 20, 16)
+    y, _ = block(x)
+    assert torch.equal(y, x) == training  # all that the block adds is dropped
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])

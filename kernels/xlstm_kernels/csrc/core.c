@@ -194,30 +194,39 @@ static void mlstm_block_gather(const mlstm_block_sizes *size, float *sums, const
     const int64_t D = size->D, E = size->E, NH = size->NH, maps = E * size->block;
     mlstm_block_gradients from;
     mlstm_block_sums(size, sums, &from);
-    copy_rows(2 * E, D, from.up, to->up);
     copy_rows(2 * NH, 3 * E, from.gate_weight, to->gate_weight);
-    for (int64_t r = 0; r < D; r++)
-        for (int64_t e = 0; e < E; e++) to->down[r * E + e] = from.down[e * whole(D) + r];
+    if (!size->wide) {
+        copy_rows(2 * E, D, from.up, to->up);
+        for (int64_t r = 0; r < D; r++)
+            for (int64_t e = 0; e < E; e++) to->down[r * E + e] = from.down[e * whole(D) + r];
+    }
 #define COPY(array, floats) memcpy(to->array, from.array, sizeof(float) * (floats))
     COPY(norm, D), COPY(conv_weight, size->K * E), COPY(conv_bias, E), COPY(q_weight, maps), COPY(k_weight, maps);
     COPY(v_weight, maps), COPY(gate_bias, 2 * NH), COPY(head_norm, E), COPY(skip, E);
 #undef COPY
 }
 
-/* dweights: arrays of the weights' shapes. */
+/* dweights: arrays of the weights' shapes; up and down are not written for a `wide` block. */
 EXPORT int xlstm_mlstm_block_backward(const mlstm_block_sizes *size, const mlstm_block_weights *weights, const float *x,
                                       const float *window, const uint8_t *resets, const int64_t *lengths,
                                       const float *tape, const float *memories, const float *dy,
                                       const float *dwindow_out, const float *dc, const float *dn, float *dx,
-                                      float *dwindow, float *dc_out, float *dn_out,
+                                      float *dwindow, float *dc_out, float *dn_out, float *operands,
                                       const mlstm_block_gradients *dweights, int threads) {
     mlstm_block_gradients unused;
-    const int64_t floats = mlstm_block_sums(size, NULL, &unused);
-    float *sums = calloc(at_most_items(threads, size->B) * floats, sizeof(float));
+    const int64_t floats = mlstm_block_sums(size, NULL, &unused), D = size->D, E = size->E;
+    const int64_t turned_floats = size->wide ? D * whole(2 * E) + E * whole(D) : 0;
+    float *sums = calloc(at_most_items(threads, size->B) * floats + turned_floats, sizeof(float));
     if (!sums) return 1;
+    float *turned = sums + at_most_items(threads, size->B) * floats;
+    if (size->wide) {
+        PICK(transpose)(weights->up, D, 2 * E, D, turned, whole(2 * E), whole(2 * E));
+        PICK(transpose)(weights->down, E, D, E, turned + D * whole(2 * E), whole(D), whole(D));
+    }
     SHARE(size->B, mlstm_block_work_floats(size),
           PICK(mlstm_block_backward)(size, item, weights, x, window, resets, lengths, tape, memories, dy, dwindow_out,
-                                     dc, dn, dx, dwindow, dc_out, dn_out, sums + part * floats, work));
+                                     dc, dn, dx, dwindow, dc_out, dn_out, operands, turned, sums + part * floats,
+                                     work));
     add_blocks(sums, floats, threads);
     mlstm_block_gather(size, sums, dweights);
     free(sums);
@@ -308,8 +317,8 @@ EXPORT int xlstm_tanh_mlps_backward(const tanh_mlps_sizes *networks, const float
                                     const float *const *tapes, const float *const *y, const float *const *dy, float *dx,
                                     float *const *dweights, int threads) {
     const float *const *first = weights;
-    EACH_NETWORK(tanh_mlp_backward(&size, weights, x, tapes[at], y[at], dy[at], dx, at > 0, dweights + (weights - first),
-                                   threads));
+    EACH_NETWORK(tanh_mlp_backward(&size, weights, x, tapes[at], y[at], dy[at], dx, at > 0,
+                                   dweights + (weights - first), threads));
 }
 
 /* Whether `count` arrays hold the same bytes as their counterparts. */

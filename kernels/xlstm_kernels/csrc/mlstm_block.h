@@ -7,7 +7,10 @@
  *   x, dx, y, dy (B, S, D)                       resets (B, S) bytes
  *   window, window_out (B, K - 1, E): the memory's inputs before the sequence, and its last ones
  *   tape (B, chunks, mlstm_block_tape)           memories (B, NH, chunks + 1, memory_floats)
- *   dwindow_out may be NULL: zero */
+ *   dwindow_out may be NULL: zero
+ *   operands (B, S, 3 E + D), of a `wide` block: the gradient of the up-projection's output, what the down-projection
+ *   reads, and what the up-projection reads
+ *   turned, of a `wide` block: the up- and the down-projection's weights transposed, in rows of whole vectors */
 
 /* a->normed (D, L) = the norm of a->x before its weight; a->scale, what it was multiplied by. */
 static void FN(block_norm)(const mlstm_block_sizes *size, int64_t L, mlstm_block_arrays *a) {
@@ -143,7 +146,8 @@ static void FN(mlstm_block_backward)(const mlstm_block_sizes *size, int64_t b, c
                                      const float *x, const float *window, const uint8_t *resets, const int64_t *lengths,
                                      const float *tape, const float *memories, const float *dy,
                                      const float *dwindow_out, const float *dc, const float *dn, float *dx,
-                                     float *dwindow, float *dc_out, float *dn_out, float *dweights, float *work) {
+                                     float *dwindow, float *dc_out, float *dn_out, float *operands, const float *turned,
+                                     float *dweights, float *work) {
     const mlstm_head head = size->head;
     const int64_t S = lengths ? lengths[b] : size->S, D = size->D, E = size->E, NH = size->NH, K = size->K,
                   C = size->chunk, DH = head.DV, floats = memory_floats(&head), chunks = chunks_of(size->S, C),
@@ -157,6 +161,7 @@ static void FN(mlstm_block_backward)(const mlstm_block_sizes *size, int64_t b, c
     x += b * size->S * D, dx += b * size->S * D, dy += b * size->S * D, tape += b * chunks * taped;
     window += b * (K - 1) * E, dwindow += b * (K - 1) * E;
     if (dwindow_out) dwindow_out += b * (K - 1) * E;
+    if (size->wide) operands += b * size->S * (3 * E + D);
     if (a.age) FN(find_ages)(size, resets + b * size->S, a.age);
     for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, dc, dn, NULL, dmemory + g * floats);
     if (S == 0 && dwindow_out) memcpy(dwindow, dwindow_out, sizeof(float) * (K - 1) * E);
@@ -178,7 +183,8 @@ static void FN(mlstm_block_backward)(const mlstm_block_sizes *size, int64_t b, c
         FN(mixer_inputs)(size, w, t, steps, L, &a);
 
         transpose(dy + t * D, D, steps, D, a.dx, L, L);
-        multiply(E, L, D, w->down, 1, E, a.dx, L, a.dmixed, L, 0);
+        if (size->wide) multiply(E, L, D, turned + D * whole(2 * E), columns, 1, a.dx, L, a.dmixed, L, 0);
+        else multiply(E, L, D, w->down, 1, E, a.dx, L, a.dmixed, L, 0);
         for (int64_t g = 0; g < NH; g++) {
             const float *normaliser = kept + 2 * g * L, *h = a.h + g * DH * L;
             const float *memory = memories + ((b * NH + g) * (chunks + 1) + t / C) * floats;
@@ -189,17 +195,27 @@ static void FN(mlstm_block_backward)(const mlstm_block_sizes *size, int64_t b, c
                                memory, memory + floats, h, normaliser, normaliser + L, a.dmixed + q,
                                dmemory + g * floats, a.dqkv + q, a.dqkv + k, a.dqkv + v, di, df, a.rest);
         }
-        transpose(a.dx, L, D, L, a.steps, columns, columns);
-        multiply(E, columns, steps, a.mixed, L, 1, a.steps, columns, d.down, columns, 1);
+        if (!size->wide) {
+            transpose(a.dx, L, D, L, a.steps, columns, columns);
+            multiply(E, columns, steps, a.mixed, L, 1, a.steps, columns, d.down, columns, 1);
+        }
         FN(mixer_inputs_backward)(size, w, t, steps, L, &a, later, dwindow, &d);
         if (dwindow_out) FN(window_backward)(size, S, t, steps, L, dwindow_out, &a, dwindow);
 
         transpose(x + t * D, D, steps, D, a.x, L, L);
         FN(block_norm)(size, L, &a);
         FN(weigh_channels)(D, L, a.normed, w->norm, a.x);
-        transpose(a.x, L, D, L, a.steps, columns, columns);
-        multiply(2 * E, columns, steps, a.dup, L, 1, a.steps, columns, d.up, columns, 1);
-        multiply(D, L, 2 * E, w->up, 1, D, a.dup, L, a.dnormed, L, 0);
+        if (size->wide) {
+            const int64_t row = 3 * E + D;
+            FN(to_steps)(a.dup, L, steps, 2 * E, operands + t * row, row);
+            FN(to_steps)(a.mixed, L, steps, E, operands + t * row + 2 * E, row);
+            FN(to_steps)(a.x, L, steps, D, operands + t * row + 3 * E, row);
+        } else {
+            transpose(a.x, L, D, L, a.steps, columns, columns);
+            multiply(2 * E, columns, steps, a.dup, L, 1, a.steps, columns, d.up, columns, 1);
+        }
+        if (size->wide) multiply(D, L, 2 * E, turned, whole(2 * E), 1, a.dup, L, a.dnormed, L, 0);
+        else multiply(D, L, 2 * E, w->up, 1, D, a.dup, L, a.dnormed, L, 0);
         if (!size->residual) memset(a.dx, 0, sizeof(float) * D * L);
         FN(block_norm_backward)(size, w->norm, L, &a, d.norm);
         FN(to_steps)(a.dx, L, steps, D, dx + t * D, D);

@@ -30,8 +30,8 @@ static void FN(tanh_mlp_forward)(const tanh_mlp_sizes *size, int64_t first, int6
 
 /* sums: the gradients of the weights, in rows of whole vectors, one after the other; they are added to. */
 static void FN(tanh_mlp_backward)(const tanh_mlp_sizes *size, int64_t first, int64_t rows, const float *const *weights,
-                                  const float *x, const float *tape, const float *y, const float *dy, float *dx, int adds,
-                                  float *sums, float *work) {
+                                  const float *x, const float *tape, const float *y, const float *dy, float *dx,
+                                  int adds, float *sums, float *work) {
     const int64_t widest = tanh_mlp_widest(size);
     float *given = work, *dz = given + MLP_ROWS * widest, *padded = dz + MLP_ROWS * widest;
     const int64_t last = size->num_layers - 1, width = size->widths[last + 1];

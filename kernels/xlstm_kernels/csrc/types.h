@@ -36,11 +36,12 @@ typedef struct {
 
 /* The paper's mLSTM block of width D at its inner width E; `block` channels are mixed by each of the query, key and value
  * maps. `centred`: its norm takes the mean away (LayerNorm), or does not (RMSNorm). `residual`: y is what the block adds
- * to x, and x. */
+ * to x, and x. `wide`: the projections' gradients are left to the caller, who multiplies all steps at once: to add them
+ * up chunk by chunk takes longer once they outgrow the cache. */
 typedef struct {
     int64_t B, S, NH, chunk;
     mlstm_head head;
-    int64_t D, E, K, block, centred, residual;
+    int64_t D, E, K, block, centred, residual, wide;
     float norm_eps, head_norm_eps;
 } mlstm_block_sizes;
 
@@ -100,10 +101,10 @@ static int64_t mlstm_block_sums(const mlstm_block_sizes *size, float *sums, mlst
     const int64_t D = size->D, E = size->E, maps = E * size->block;
     int64_t used = 0;
 #define TAKE(array, floats) d->array = sums ? sums + used : NULL, used += (floats)
-    TAKE(norm, D), TAKE(up, 2 * E * whole(D)), TAKE(conv_weight, size->K * E), TAKE(conv_bias, E);
+    TAKE(norm, D), TAKE(up, size->wide ? 0 : 2 * E * whole(D)), TAKE(conv_weight, size->K * E), TAKE(conv_bias, E);
     TAKE(q_weight, maps), TAKE(k_weight, maps), TAKE(v_weight, maps);
     TAKE(gate_weight, 2 * size->NH * whole(3 * E)), TAKE(gate_bias, 2 * size->NH);
-    TAKE(head_norm, E), TAKE(skip, E), TAKE(down, E * whole(D));
+    TAKE(head_norm, E), TAKE(skip, E), TAKE(down, size->wide ? 0 : E * whole(D));
 #undef TAKE
     return used;
 }

@@ -16,6 +16,7 @@ from ..ops.registration import must_record, register_gradient, register_op, stra
 from ..state import BlockState, mLSTMState
 from .checks import check_memory
 
+WIDE = 1 << 17  # numbers in the up-projection's half beyond which BLAS forms its gradient faster than the core's chunks
 HISTORY = 16  # as in csrc/core.c: the longest that a convolution looks back
 
 
@@ -40,7 +41,7 @@ class _Sizes(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("B", "S", "NH", "chunk")),
         ("head", HeadSizes),
-        *((name, ctypes.c_int64) for name in ("D", "E", "K", "block", "centred", "residual")),
+        *((name, ctypes.c_int64) for name in ("D", "E", "K", "block", "centred", "residual", "wide")),
         *((name, ctypes.c_float) for name in ("norm_eps", "head_norm_eps")),
     ]
 
@@ -169,11 +170,20 @@ def _backward(
     head_norm_eps: float,
 ) -> list[Tensor]:
     gradients = [buffers.empty(x.shape, like=x), *map(torch.empty_like, (window, dc, dn, *weights))]
+    dweights = mLSTMWeights(*gradients[4:])
     dwindow = None if dwindow is None else dwindow.contiguous()
     given = (dy.contiguous(), dwindow, dc.contiguous(), dn.contiguous())
     sizes = _sizes(x, window, c, weights, centred, residual, norm_eps, head_norm_eps)
-    arrays = (x, window, resets, lengths, steps, memories, *given, *gradients[:4])
-    core.call("xlstm_mlstm_block_backward", sizes, weights, *arrays, gradients[4:])
+    operands = None
+    if sizes.wide:
+        shape = (*x.shape[:2], 3 * sizes.E + sizes.D)
+        operands = buffers.empty(shape, like=x) if lengths is None else x.new_zeros(shape)
+    arrays = (x, window, resets, lengths, steps, memories, *given, *gradients[:4], operands)
+    core.call("xlstm_mlstm_block_backward", sizes, weights, *arrays, dweights)
+    if operands is not None:
+        dup, mixed, normed = operands.flatten(0, 1).split((2 * sizes.E, sizes.E, sizes.D), dim=1)
+        torch.mm(dup.T, normed, out=dweights.up)
+        torch.mm(given[0].flatten(0, 1).T, mixed, out=dweights.down)
     return gradients
 
 
@@ -213,8 +223,9 @@ def _sizes(
     _, NH, DH, _ = c.shape
     head = HeadSizes(DH, DH, core.whole(DH), 1)
     block = mLSTMWeights(*weights).q.shape[-1]
-    widths = (D, NH * DH, window.shape[1] + 1, block)
-    return _Sizes(B, S, NH, default_chunk_size(S, DH), head, *widths, centred, residual, norm_eps, head_norm_eps)
+    E = NH * DH
+    numbers = (D, E, window.shape[1] + 1, block, centred, residual, D * E >= WIDE)
+    return _Sizes(B, S, NH, default_chunk_size(S, DH), head, *numbers, norm_eps, head_norm_eps)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
