@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import core
 from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
 from .graph_step import GraphStep
+from .seen_weights import SeenWeights
 from .stack import xLSTMBlockStack
 from .state import pack_state, unpack_state
 
@@ -39,7 +40,7 @@ class StackStepper:
         self._width = stack.config.embedding_dim
         self._step: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
         self._step = _CompiledStep(stack) if _compiles(stack) else _NativeStep(stack)
-        self._seen = _Seen(stack) if self.is_compiled else None
+        self._seen = SeenWeights(stack) if self.is_compiled else None
         if self._empty.is_cuda:
             self._step = GraphStep(self._step)
 
@@ -53,7 +54,7 @@ class StackStepper:
 
         It takes about as long as a step does, so that code which cannot know may ask before each.
         """
-        return self._seen is not None and self._seen.equals(stack)
+        return self._seen is not None and self._seen.are_those_of(stack)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before any input, packed: (B, N)."""
@@ -87,41 +88,6 @@ class StackStepper:
             if resets.dtype != torch.bool:
                 raise TypeError(f"resets must be bool, got {resets.dtype}; convert with resets.bool()")
         return self._step(x, state, resets)
-
-
-class _Seen:
-    """Copies of a stack's weights, to be compared with what they are later."""
-
-    def __init__(self, stack: xLSTMBlockStack) -> None:
-        library = core.load()
-        assert library is not None
-        self.compare = library.xlstm_are_same
-        self.copies = [weight.detach().clone() for weight in _weights(stack)]
-        pointers, sizes = ctypes.c_void_p * len(self.copies), ctypes.c_int64 * len(self.copies)
-        self.pointers = pointers
-        self.copied = pointers(*[copy.data_ptr() for copy in self.copies])
-        self.bytes = sizes(*[copy.nbytes for copy in self.copies])
-
-    def equals(self, stack: xLSTMBlockStack) -> bool:
-        weights = _weights(stack)
-        if len(weights) != len(self.copies):
-            return False
-        for weight, copied in zip(weights, self.copies, strict=True):
-            if weight.shape != copied.shape or weight.dtype != copied.dtype or weight.device != copied.device:
-                return False
-            if not weight.is_contiguous():
-                return False
-        now = self.pointers(*[weight.data_ptr() for weight in weights])
-        return bool(self.compare(ctypes.c_int64(len(weights)), now, self.copied, self.bytes))
-
-
-def _weights(module: nn.Module) -> list[Tensor]:
-    """``module.parameters()``, in a tenth of its time: none is shared here."""
-    weights: list[Tensor] = [weight for weight in module._parameters.values() if weight is not None]
-    for child in module._modules.values():
-        if child is not None:
-            weights += _weights(child)
-    return weights
 
 
 class _NativeStep:

@@ -184,28 +184,6 @@ EXPORT int xlstm_mlstm_block_forward(const mlstm_block_sizes *size, const mlstm_
     return failed;
 }
 
-/* Rows without their padding. */
-static void copy_rows(int64_t rows, int64_t columns, const float *from, float *to) {
-    for (int64_t r = 0; r < rows; r++) memcpy(to + r * columns, from + r * whole(columns), sizeof(float) * columns);
-}
-
-/* A thread's sums of gradients to arrays of the weights' shapes. */
-static void mlstm_block_gather(const mlstm_block_sizes *size, float *sums, const mlstm_block_gradients *to) {
-    const int64_t D = size->D, E = size->E, NH = size->NH, maps = E * size->block;
-    mlstm_block_gradients from;
-    mlstm_block_sums(size, sums, &from);
-    copy_rows(2 * NH, 3 * E, from.gate_weight, to->gate_weight);
-    if (!size->wide) {
-        copy_rows(2 * E, D, from.up, to->up);
-        for (int64_t r = 0; r < D; r++)
-            for (int64_t e = 0; e < E; e++) to->down[r * E + e] = from.down[e * whole(D) + r];
-    }
-#define COPY(array, floats) memcpy(to->array, from.array, sizeof(float) * (floats))
-    COPY(norm, D), COPY(conv_weight, size->K * E), COPY(conv_bias, E), COPY(q_weight, maps), COPY(k_weight, maps);
-    COPY(v_weight, maps), COPY(gate_bias, 2 * NH), COPY(head_norm, E), COPY(skip, E);
-#undef COPY
-}
-
 /* dweights: arrays of the weights' shapes; up and down are not written for a `wide` block. */
 EXPORT int xlstm_mlstm_block_backward(const mlstm_block_sizes *size, const mlstm_block_weights *weights, const float *x,
                                       const float *window, const uint8_t *resets, const int64_t *lengths,
@@ -296,13 +274,7 @@ static int tanh_mlp_backward(const tanh_mlp_sizes *size, const float *const *wei
           PICK(tanh_mlp_backward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, dy, dx,
                                   adds, sums + part * floats, work));
     add_blocks(sums, floats, threads);
-    const float *from = sums;
-    for (int64_t l = 0; l < size->num_layers; l++) {
-        const int64_t in = size->widths[l], out = size->widths[l + 1];
-        copy_rows(out, in, from, dweights[2 * l]);
-        memcpy(dweights[2 * l + 1], from + out * whole(in), sizeof(float) * out);
-        from += out * (whole(in) + 1);
-    }
+    tanh_mlp_gather(size, sums, dweights);
     free(sums);
     return failed;
 }

@@ -78,6 +78,19 @@ INLINE void prefetch(const float *array, int64_t floats) {
 
 INLINE int64_t whole(int64_t lanes) { return (lanes + LANES - 1) / LANES * LANES; }
 
+/* Rows of whole vectors, filled up with zeros. */
+static void copy_padded(int64_t rows, int64_t columns, const float *from, float *to) {
+    for (int64_t r = 0; r < rows; r++, from += columns, to += whole(columns)) {
+        memcpy(to, from, sizeof(float) * columns);
+        memset(to + columns, 0, sizeof(float) * (whole(columns) - columns));
+    }
+}
+
+/* Rows without their padding. */
+static void copy_rows(int64_t rows, int64_t columns, const float *from, float *to) {
+    for (int64_t r = 0; r < rows; r++) memcpy(to + r * columns, from + r * whole(columns), sizeof(float) * columns);
+}
+
 /* A head's memory: c, n and m. */
 INLINE int64_t memory_floats(const mlstm_head *head) { return head->DK * (head->DVL + 1) + 1; }
 
@@ -109,7 +122,24 @@ static int64_t mlstm_block_sums(const mlstm_block_sizes *size, float *sums, mlst
     return used;
 }
 
-/* The same for its arrays, which are in `work`. */
+/* A thread's sums of gradients to arrays of the weights' shapes. */
+static void mlstm_block_gather(const mlstm_block_sizes *size, float *sums, const mlstm_block_gradients *to) {
+    const int64_t D = size->D, E = size->E, NH = size->NH, maps = E * size->block;
+    mlstm_block_gradients from;
+    mlstm_block_sums(size, sums, &from);
+    copy_rows(2 * NH, 3 * E, from.gate_weight, to->gate_weight);
+    if (!size->wide) {
+        copy_rows(2 * E, D, from.up, to->up);
+        for (int64_t r = 0; r < D; r++)
+            for (int64_t e = 0; e < E; e++) to->down[r * E + e] = from.down[e * whole(D) + r];
+    }
+#define COPY(array, floats) memcpy(to->array, from.array, sizeof(float) * (floats))
+    COPY(norm, D), COPY(conv_weight, size->K * E), COPY(conv_bias, E), COPY(q_weight, maps), COPY(k_weight, maps);
+    COPY(v_weight, maps), COPY(gate_bias, 2 * NH), COPY(head_norm, E), COPY(skip, E);
+#undef COPY
+}
+
+/* Lay out its arrays in `work`, as mlstm_block_sums does. */
 static int64_t mlstm_block_share(const mlstm_block_sizes *size, float *work, mlstm_block_arrays *a) {
     const int64_t D = size->D, E = size->E, NH = size->NH, L = size->chunk;
     int64_t used = 0;
@@ -214,16 +244,18 @@ static int64_t tanh_mlp_sum_floats(const tanh_mlp_sizes *size) {
     return floats;
 }
 
+/* A thread's sums of gradients to arrays of the weights' shapes. */
+static void tanh_mlp_gather(const tanh_mlp_sizes *size, const float *sums, float *const *to) {
+    for (int64_t l = 0; l < size->num_layers; l++) {
+        const int64_t in = size->widths[l], out = size->widths[l + 1];
+        copy_rows(out, in, sums, to[2 * l]);
+        memcpy(to[2 * l + 1], sums + out * whole(in), sizeof(float) * out);
+        sums += out * (whole(in) + 1);
+    }
+}
+
 /* A block of rows and its gradients, twice; or a weight, padded or turned over. */
 static int64_t tanh_mlp_work_floats(const tanh_mlp_sizes *size) {
     const int64_t widest = tanh_mlp_widest(size), rows = widest > MLP_ROWS ? widest : MLP_ROWS;
     return widest * (2 * MLP_ROWS + rows);
-}
-
-/* Rows of whole vectors, filled up with zeros. */
-static void copy_padded(int64_t rows, int64_t columns, const float *from, float *to) {
-    for (int64_t r = 0; r < rows; r++, from += columns, to += whole(columns)) {
-        memcpy(to, from, sizeof(float) * columns);
-        memset(to + columns, 0, sizeof(float) * (whole(columns) - columns));
-    }
 }
