@@ -1,8 +1,9 @@
 """Time the mLSTM on a CUDA device beside PyTorch's causal attention and, where it is installed, ``mlstm_kernels``.
 
-python kernels/benchmarks/gpu.py [--only A B]
+python kernels/benchmarks/gpu.py [--only A B] [--dtype float32]
 
-Queries, keys and values are bfloat16, gates float32 with the forget gate near 1. Medians, the cache cleared in between.
+Queries, keys and values are bfloat16 unless said otherwise, gates float32 with the forget gate near 1. Medians, the
+cache cleared in between.
 ``in a graph`` is the replay of a CUDA graph: the kernels one after the other, without the host's cost.
 ``pip install --no-deps mlstm_kernels einops`` brings the peer, whose gradients leave the denominator's share out.
 """
@@ -33,14 +34,16 @@ Run = Callable[..., Tensor]  # (q, k, v, i, f) to h
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, triton {triton.__version__}, {torch.cuda.get_device_name()}; bfloat16, medians")
+    versions = f"torch {torch.__version__}, triton {triton.__version__}"
+    print(f"{versions}, {torch.cuda.get_device_name()}; {arguments.dtype}, medians")
     for name in arguments.only:
         B, S, NH, DK, DV = SHAPES[name]
-        operands = random_operands(B, S, NH, DK, DV)
+        operands = random_operands(B, S, NH, DK, DV, getattr(torch, arguments.dtype))
         print(f"\n{f'{name}: B {B}, S {S}, {NH} heads of {DK} / {DV}':<44}{'forward ms':>12}{'+ backward':>12}")
-        print_row("floor", floor(SHAPES[name], backward=False), floor(SHAPES[name], backward=True))
+        print_row("floor, bfloat16", floor(SHAPES[name], backward=False), floor(SHAPES[name], backward=True))
         report("ours, in a graph", run_ours, operands, captured=True)
         report("ours, through autograd", run_ours, operands)
         report("causal attention, through autograd", run_attention, operands)
@@ -48,10 +51,10 @@ def main() -> None:
             report(f"{peer}, through autograd", run, heads_first(operands))
 
 
-def random_operands(B: int, S: int, NH: int, DK: int, DV: int) -> list[Tensor]:
+def random_operands(B: int, S: int, NH: int, DK: int, DV: int, dtype: torch.dtype) -> list[Tensor]:
     shapes = [(B, S, NH, DK), (B, S, NH, DK), (B, S, NH, DV), (B, S, NH), (B, S, NH)]
     q, k, v, i, f = (torch.randn(shape, device="cuda") for shape in shapes)
-    return [x.requires_grad_() for x in (q.bfloat16(), k.bfloat16(), v.bfloat16(), i, f + 4)]
+    return [x.requires_grad_() for x in (q.to(dtype), k.to(dtype), v.to(dtype), i, f + 4)]
 
 
 def floor(shape: tuple[int, ...], *, backward: bool) -> float:

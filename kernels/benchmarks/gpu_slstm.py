@@ -77,7 +77,7 @@ def report(name: str, shape: tuple[int, ...], forward: Callable[[], Tensor] | No
         print_row(name, shape, milliseconds(inference), milliseconds(training))
         if name == "ours":
             print_row("ours, in a graph", shape, milliseconds(replay(inference)), milliseconds(replay(training)))
-    except (RuntimeError, ValueError, triton.runtime.errors.OutOfResources) as error:
+    except (RuntimeError, ValueError, AssertionError, triton.runtime.errors.OutOfResources) as error:
         print(f"{name:<30}{shape!s:>20}  {type(error).__name__}: {str(error).splitlines()[0][:60]}")
 
 

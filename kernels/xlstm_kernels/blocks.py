@@ -205,9 +205,9 @@ class mLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
+        if self.conv is not None and fused.runs_conv(x, self.conv.kernel_size, self.q.weight.shape[-1]):
+            return self._mix_in_kernels(x, state, resets, lengths)
         inner, gate = self.up(x).chunk(2, dim=-1)  # (B, S, E) each
-        if self.conv is not None and fused.runs_conv(inner, self.conv.kernel_size, self.q.weight.shape[-1]):
-            return self._mix_in_kernels(inner, gate, state, resets, lengths)
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
         h, cell = self.cell(self.q(convolved), self.k(convolved), self.v(inner), state.cell, resets, lengths)
         if self.skip is not None:
@@ -215,10 +215,11 @@ class mLSTMBlock(xLSTMBlock):
         return self.down(h * F.silu(gate)), BlockState(window, cell)
 
     def _mix_in_kernels(
-        self, inner: Tensor, gate: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
+        self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        """The rest of ``mixer`` in one kernel before the memory and one after it."""
+        """``mixer`` with one kernel before the memory and one after it."""
         assert self.conv is not None
+        inner, gate = fused.split_linear(x, self.up.weight)
         conv, gates, norm = self.conv, self.cell.gates, self.cell.norm
         weights = [conv.weight, conv.bias, self.q.weight, self.k.weight, self.v.weight, gates.weight, gates.bias]
         convolved, window, q, k, v, i, f = fused.conv(inner, state.conv, weights, resets, lengths)

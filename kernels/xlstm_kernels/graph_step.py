@@ -14,6 +14,8 @@ Step = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 class GraphStep:
     """A step of packed states, captured once for each batch size and type that it is called with, then replayed.
 
+    Inside a capture of the caller's own it runs as it is, and becomes a part of that.
+
     Args:
         step: from x (B, D), state (B, N) and resets (B,) or None to outputs and the state after them, without
             gradients and without waiting for the device.
@@ -24,6 +26,8 @@ class GraphStep:
         self.captured: dict[Hashable, _Capture] = {}
 
     def __call__(self, x: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if torch.cuda.is_current_stream_capturing():
+            return self.step(x, state, torch.zeros_like(x[:, 0], dtype=torch.bool) if resets is None else resets)
         half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
         key = (len(x), x.dtype, state.dtype, half)
         if key not in self.captured:

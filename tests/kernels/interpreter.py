@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +30,19 @@ def require_interpreter() -> None:
 
     # Triton 3.6 takes the int() of arrays of one element, which NumPy refuses from 2.4 on.
     interpreter._patch_lang_tensor = patch_with_index
+
+
+@contextmanager
+def planned_anew(passes: ModuleType) -> Iterator[None]:
+    """Within it a module prepares its launches anew, and forgets them afterwards: a test has changed their plan."""
+    caches = [value for value in vars(passes).values() if hasattr(value, "cache_clear")]
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        yield
+    finally:
+        for cache in caches:
+            cache.cache_clear()
 
 
 class _InThreads:

@@ -166,3 +166,13 @@ def test_a_second_derivative_is_refused(op: Recurrence) -> None:
     h, _ = op.entry(*operands)
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         torch.autograd.grad(h.sum(), operands, create_graph=True)
+
+
+@pytest.mark.parametrize("op", [MLSTM, SLSTM], ids=lambda op: op.name)
+def test_a_backward_pass_frees_the_tape_while_its_outputs_live_on(op: Recurrence) -> None:
+    operands = tuple(x.requires_grad_() for x in op.operands(20))
+    h, _ = op.entry(*operands)
+    assert len(h.grad_fn.saved_tensors) > 3
+    h.sum().backward()
+    with pytest.raises(RuntimeError, match="freed"):
+        _ = h.grad_fn.saved_tensors

@@ -1,5 +1,6 @@
 """Launches of Triton kernels by look-up, with a stand-in for a compiled kernel."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,23 +8,41 @@ import torch
 
 pytest.importorskip("triton")
 
+import triton
+
 from xlstm_kernels.ops import triton_launcher
-from xlstm_kernels.ops.triton_launcher import launch
+from xlstm_kernels.ops.triton_launcher import Launch, launch
+
+
+class Compiled:
+    """Keeps what it is launched with."""
+
+    function, packed_metadata = "function", "metadata"
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[Any, ...]] = []
+
+    def run(self, x: int, y: int, z: int, stream: int, function: str, metadata: str, *arguments: Any) -> None:
+        assert (stream, function, metadata, *arguments[:3]) == (7, "function", "metadata", None, None, None)
+        self.launches.append(((x, y, z), *arguments[3:]))
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *arguments: self.launches.append(("hooked", grid, *arguments))
 
 
 class Kernel:
-    """Counts how often it was asked to choose a compiled kernel, and keeps what those were launched with."""
+    """Counts how often it was asked to choose a compiled kernel."""
 
     arg_names = ("x", "size", "FLAG", "TILE")
 
     def __init__(self) -> None:
         self.choices: list[dict[str, Any]] = []
-        self.launches: list[tuple[Any, ...]] = []
+        self.compiled = Compiled()
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         def choose(*arguments: Any, **constants: Any) -> Any:
             self.choices.append(constants)
-            return {(*grid, 1, 1)[:3]: lambda *arguments: self.launches.append(arguments)}
+            return self.compiled
 
         return choose
 
@@ -33,6 +52,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(triton_launcher, "JITFunction", Kernel)
     monkeypatch.setattr(triton_launcher, "_compiled", {})
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    driver = SimpleNamespace(get_current_stream=lambda device: 7)
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
     return Kernel()
 
 
@@ -45,7 +66,30 @@ def test_a_second_launch_passes_triton_by_with_the_constants_in_the_kernels_orde
     assert kernel.choices == [CONSTANTS]
     launch(kernel, (3,), (x, 48), CONSTANTS)
     assert len(kernel.choices) == 1
-    assert kernel.launches == [(x, 48, True, 16)]
+    assert kernel.compiled.launches == [((3, 1, 1), x.data_ptr(), 48, True, 16)]
+
+
+def test_a_prepared_launch_hands_on_where_tensors_lie_and_no_tensor_as_0(kernel: Kernel) -> None:
+    run, x, y = Launch(kernel, (3, 2), (), CONSTANTS), torch.zeros(64), torch.zeros(64)
+    for pair in [(x, None), (y, None)]:
+        run(*pair)
+    assert kernel.compiled.launches == [((3, 2, 1), y.data_ptr(), 0, True, 16)]
+
+
+def test_a_prepared_launch_chooses_another_kernel_for_a_tensor_that_lies_elsewhere(kernel: Kernel) -> None:
+    run, x = Launch(kernel, (3,), (48,), CONSTANTS), torch.zeros(64)
+    for tensor in (x[1:], x, x[1:], x):
+        run(tensor)
+    assert len(kernel.choices) == 2
+    assert [launched[1] for launched in kernel.compiled.launches] == [x[1:].data_ptr(), x.data_ptr()]
+
+
+def test_whoever_listens_to_launches_hears_of_them(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, x = Launch(kernel, (3,), (48,), CONSTANTS), torch.zeros(64)
+    run(x)
+    monkeypatch.setattr(triton.knobs.runtime, "launch_enter_hook", SimpleNamespace(calls=[print]))
+    run(x)
+    assert kernel.compiled.launches == [("hooked", (3, 1, 1), x.data_ptr(), 48, True, 16)]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.interpreter import require_interpreter
+from tests.kernels.interpreter import planned_anew, require_interpreter
 
 require_interpreter()
 
 from tests.kernels.recurrences import MLSTM, assert_close, differentiate, double  # noqa: E402
 from xlstm_kernels import backends, initial_mlstm_state, mlstm, mLSTMState  # noqa: E402
-from xlstm_kernels.ops.mlstm import triton_launch  # noqa: E402
+from xlstm_kernels.ops.mlstm import triton_launch, triton_passes  # noqa: E402
 from xlstm_kernels.ops.mlstm.plan import Plan, Tiles, few_and_long, plan  # noqa: E402
 
 OP = replace(MLSTM, entry=partial(mlstm, backend="triton"), finest=torch.float32)
@@ -57,13 +57,9 @@ PLANS = {"walk": WALK, "apart": APART, "roles": ROLES}
 def planned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     """The plan that a test names, in force for all heads."""
     plan = PLANS[request.param]
-    monkeypatch.setattr(triton_launch, "_plan", lambda case: plan)
-    caches = triton_launch._forward_constants, triton_launch._backward_constants
-    for cache in caches:
-        cache.cache_clear()
-    yield plan
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.setattr(triton_passes, "plan_of", lambda case: plan)
+    with planned_anew(triton_passes):
+        yield plan
 
 
 @pytest.mark.parametrize("planned", PLANS, indirect=True)
@@ -135,13 +131,13 @@ def test_products_of_float32_alone_follow_pytorchs_setting(
     operands = [x.to(dtype) for x in (q.abs(), k.abs(), *others)]
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
     seen: list[str] = []
-    run = triton_launch._run
+    passes_over = triton_launch.passes_over
 
     def spy(*arguments: object) -> object:
-        seen.append(str(arguments[11]))
-        return run(*arguments)
+        seen.append(str(arguments[-1]))
+        return passes_over(*arguments)
 
-    monkeypatch.setattr(triton_launch, "_run", spy)
+    monkeypatch.setattr(triton_launch, "passes_over", spy)
     expected, _ = mlstm(*operands, state, backend="native")
     h, _ = mlstm(*operands, state, backend="triton")
     assert seen == [precision]
@@ -240,6 +236,20 @@ def test_half_precision_operands_give_results_of_their_precision() -> None:
     for a, e in zip((h, *gradients), (h_exact, *exact), strict=True):
         assert a.dtype == dtype
         assert (a.double() - e).norm() <= 2 * torch.finfo(dtype).eps * e.norm()
+
+
+@pytest.mark.parametrize("given_state", [False, True], ids=["fresh", "given state"])
+def test_a_compiled_graph_gives_what_an_eager_call_gives(given_state: bool) -> None:
+    operands, state = random_arguments(2, 20, 2, 8, 5)
+    state, resets = state if given_state else None, random_resets(2, 20)
+    run = partial(OP.entry, resets=resets)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (compiled, run):
+        leaves = [x.clone().requires_grad_() for x in operands]
+        h, last = function(*leaves, state)
+        results.append([h, *last, *torch.autograd.grad(h.sum() + last.c.sum(), leaves)])
+    assert all(torch.equal(a, e) for a, e in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("normalize", [True, False], ids=["normalised", "plain"])

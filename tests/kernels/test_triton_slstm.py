@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.interpreter import programs_side_by_side, require_interpreter
+from tests.kernels.interpreter import planned_anew, programs_side_by_side, require_interpreter
 
 require_interpreter()
 
@@ -18,7 +18,7 @@ import triton.language as tl  # noqa: E402
 
 from tests.kernels.recurrences import EXPONENTIAL, SLSTM, Recurrence, assert_close, differentiate  # noqa: E402
 from xlstm_kernels import backends, initial_slstm_state, slstm, sLSTMState  # noqa: E402
-from xlstm_kernels.ops.slstm import triton_launch  # noqa: E402
+from xlstm_kernels.ops.slstm import triton_passes  # noqa: E402
 from xlstm_kernels.ops.slstm.plan import Plan  # noqa: E402
 from xlstm_kernels.ops.slstm.triton_kernels.cell import sigmoid_and_log  # noqa: E402
 
@@ -106,15 +106,15 @@ def test_bounded_recurrent_gradients_equal_the_reference(bound: float) -> None:
 def test_programs_that_share_a_head_equal_the_reference(
     op: Recurrence, given_state: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_launch, "plan", lambda *_: Plan(width=32, units=16, warps=1, stages=1))
-    monkeypatch.setattr(triton_launch, "num_processors", lambda _: 5)  # two of three pairs at once
+    monkeypatch.setattr(triton_passes, "plan", lambda *_: Plan(width=32, units=16, warps=1, stages=1))
+    monkeypatch.setattr(triton_passes, "num_processors", lambda _: 5)  # two of three pairs at once
     batch_size, S, DH = 20, 5, 20
     operands = random_operands(S, 1, DH, exponential=op is EXPONENTIAL, batch_size=batch_size)
     state = random_state(1, DH, batch_size=batch_size) if given_state else initial_slstm_state(batch_size, 1, DH)
     resets = torch.rand(batch_size, S) < 0.2 if given_state else None
     options = {} if op is EXPONENTIAL else {"recurrent_gradient_clip": 0.5}
     expected = differentiate(lambda *x: op.reference(*x, resets, **options), operands, state)
-    with programs_side_by_side():
+    with planned_anew(triton_passes), programs_side_by_side():
         actual = differentiate(lambda *x: entry(op)(*x, resets=resets, **options), operands, state, dtype=torch.float32)
     assert_close(actual, expected, torch.float32)
 
@@ -172,6 +172,27 @@ def test_nan_in_a_gate_reaches_the_output_and_no_other_row() -> None:
         h, _ = triton_slstm(gates, weight, bias)
         assert h[0, 2:, 0, 2].isnan().all()
         assert h[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("given_state", [False, True], ids=["fresh", "given state"])
+def test_compiled_graphs_and_the_operator_itself_give_what_an_eager_call_gives(given_state: bool) -> None:
+    gates, weight, bias = random_operands(4, 2, 6)
+    operands, resets = (gates, weight.mT.contiguous().mT, bias), torch.rand(B, 4) < 0.2  # of any strides
+    state = random_state(2, 6) if given_state else None
+
+    def operator(*operands: Tensor) -> tuple[Tensor, sLSTMState]:
+        options = (resets, None, False, None, True)
+        h, *last, _ = torch.ops.xlstm_kernels.slstm_triton(*operands, *(state or [None] * 4), *options)
+        return h, sLSTMState(*last)
+
+    eager = partial(triton_slstm, state=state, resets=resets)
+    results = []
+    for function in (eager, torch.compile(eager, fullgraph=True, backend="aot_eager"), operator):
+        leaves = [x.clone().requires_grad_() for x in operands]
+        h, last = function(*leaves)
+        results.append([h, *last, *torch.autograd.grad(h.sum() + last.c.sum(), leaves)])
+    for others in results[1:]:
+        assert all(torch.equal(a, e) for a, e in zip(others, results[0], strict=True))
 
 
 @pytest.mark.parametrize("record", [True, False], ids=["recording", "not recording"])

@@ -12,6 +12,7 @@ from .norm import norm
 from .norm import runs as runs_norm
 from .slstm import runs as runs_slstm
 from .slstm import slstm_mixer
+from .split_linear import split_linear
 from .tanh_mlp import tanh_mlps
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "runs_norm",
     "runs_slstm",
     "slstm_mixer",
+    "split_linear",
     "tanh_mlps",
 ]

@@ -249,5 +249,5 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
 
 
 _operator = register_op("mlstm_block", _forward, _outputs, device="CPU")
-_run = register_gradient(_operator, _setup_context, _differentiate)
+_run = register_gradient(_operator, _setup_context, _differentiate, num_results=5)
 _run_backward = straight(register_op("mlstm_block_backward", _backward, _gradients, device="CPU"))

@@ -1,14 +1,11 @@
 """What the recurrences check of their arguments before they run."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..state import LSTMState, mLSTMState, sLSTMState
-
-T = TypeVar("T")
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], layout: str) -> None:
@@ -73,10 +70,10 @@ def check_devices(tensors: Mapping[str, Tensor | None]) -> None:
             )
 
 
-def resolve_backend(backend: str, usable: Mapping[str, T]) -> T:
-    """The implementation to run, of those usable for the tensors at hand: the last for ``auto``, else by name."""
+def resolve_backend(backend: str, usable: Sequence[str]) -> str:
+    """The name of the implementation to run, of those usable for the tensors at hand: the last for ``auto``."""
     if backend == "auto":
-        return list(usable.values())[-1]
+        return usable[-1]
     if backend not in usable:
         raise ValueError(f"backend must be one of {('auto', *usable)} for these tensors, got {backend!r}")
-    return usable[backend]
+    return backend

@@ -48,55 +48,96 @@ def straight(operator: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(implementation)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (operator if _traced() else implementation)(*args, **kwargs)
+        return (operator if traced() else implementation)(*args, **kwargs)
 
     return run
 
 
 def register_gradient(
-    operator: Callable[P, R], setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> Callable[P, R]:
+    operator: Callable[P, R],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    *,
+    num_results: int | None = None,
+) -> Callable[P, Any]:
     """Differentiate an operator by ``backward``, once; return what runs it, straight where nothing traces.
 
     An operator that returns a list of tensors is to be called itself: straight, autograd would not look into it.
+
+    Args:
+        num_results: how many of its outputs callers get. The others are its tape, which autograd handles only where
+            something traces: it takes microseconds for each output. None: all, or its one output.
     """
     implementation = _IMPLEMENTATIONS[operator]
-
-    def differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # without a word, the second derivative would come out as zero
-            raise NotImplementedError(
-                "the xLSTM ops have first derivatives only: differentiate with create_graph=False"
-            )
-        return backward(ctx, *gradients)
-
-    class Straight(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, sizes: list[int | None], *flat: Any) -> Any:
-            inputs = _nested(flat, sizes)
-            output = implementation(*inputs)
-            setup_context(ctx, inputs, output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return None, *_flat(differentiate(ctx, *gradients))
+    record = _with_lists(implementation, setup_context, backward, num_results)
 
     @functools.wraps(implementation)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _traced() or kwargs:
-            return operator(*args, **kwargs)
-        if not torch.is_grad_enabled():
-            return implementation(*args, **kwargs)
-        sizes = [len(x) if isinstance(x, list) else None for x in args]
-        return Straight.apply(sizes, *_flat(args))
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        output: Any
+        if traced() or kwargs:
+            output = operator(*args, **kwargs)
+        elif torch.is_grad_enabled():
+            return record(*args)
+        else:
+            output = implementation(*args, **kwargs)
+        return output if num_results is None else output[:num_results]
+
+    def differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        return backward(ctx, *gradients[:num_results])
 
     assert isinstance(operator, torch._ops.OpOverload)
     torch.library.register_autograd(operator, differentiate, setup_context=setup_context, lib=_LIBRARY)
     return run
 
 
+def differentiated(
+    forward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    *,
+    num_results: int | None = None,
+) -> Callable[..., Any]:
+    """A function that nothing traces, differentiated as operators are; it may take anything beside tensors."""
+
+    class Differentiated(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = forward(*inputs)
+            setup_context(ctx, inputs, output)
+            return output if num_results is None else output[:num_results]
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            _refuse_second_derivative()
+            return backward(ctx, *gradients)
+
+    return Differentiated.apply
+
+
+def _with_lists(
+    forward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    num_results: int | None,
+) -> Callable[..., Any]:
+    """``differentiated``, of a function that takes lists of tensors: autograd gets these one by one."""
+
+    def setup_nested(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        sizes, *flat = inputs
+        setup_context(ctx, _nested(flat, sizes), output)
+
+    record = differentiated(
+        lambda sizes, *flat: forward(*_nested(flat, sizes)),
+        setup_nested,
+        lambda ctx, *gradients: (None, *_flat(backward(ctx, *gradients))),
+        num_results=num_results,
+    )
+    return lambda *inputs: record([len(x) if isinstance(x, list) else None for x in inputs], *_flat(inputs))
+
+
 def _flat(inputs: Sequence[Any]) -> list[Any]:
-    """The inputs, those in lists one by one: autograd does not look into lists."""
+    """The inputs, those in lists one by one."""
     return [x for given in inputs for x in (given if isinstance(given, list) else (given,))]
 
 
@@ -106,9 +147,15 @@ def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
     return [next(rest) if size is None else list(islice(rest, size)) for size in sizes]
 
 
-def _traced() -> bool:
+def traced() -> bool:
     """Whether a call must be seen as an operator: by a compiler, an exporter, or a mode that looks at dispatch."""
     return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+
+
+def _refuse_second_derivative() -> None:
+    """Raise where a backward pass is to be differentiated: without a word, the second derivative would be zero."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError("the xLSTM ops have first derivatives only: differentiate with create_graph=False")
 
 
 def must_record(*inputs: Tensor | None) -> bool:

@@ -17,9 +17,10 @@ def available() -> bool:
 
 def runs(*tensors: Tensor) -> bool:
     """Whether Triton's kernels take these: float32 or narrower, and on a device that it serves."""
-    if not _INSTALLED or any(tensor.dtype == torch.float64 for tensor in tensors):
-        return False
-    return all(tensor.is_cuda for tensor in tensors) or _interpreted()
+    for tensor in tensors:
+        if tensor.dtype == torch.float64 or not (tensor.is_cuda or _interpreted()):
+            return False
+    return _INSTALLED
 
 
 def _interpreted() -> bool:

@@ -3,6 +3,7 @@
 Shapes: B batch, S sequence, NH heads, E channels, K convolution kernel size.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +11,13 @@ import triton
 from torch import Tensor
 
 from ...ops.registration import must_record, register_gradient, register_op, straight
-from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward
+from ...ops.triton_launcher import launch, on_device_of
+from .triton_kernels import conv_backward_inputs, conv_backward_steps, conv_forward, gates_forward, weights_backward
 
 SHARES = 1056  # programs, about: each keeps its channels' weights and sums up their gradients in registers
 
 GATE_ROWS = 64  # steps of a program that sums the gates up
+WEIGHTS_CHANNELS = 16  # of a program that takes the gradients of products of weights apart
 
 
 class _Plan(NamedTuple):
@@ -59,26 +62,22 @@ def _forward(
 ) -> list[Tensor]:
     outputs = _forward_fake(x, window, weights, resets, lengths)
     convolved, after, *mapped = outputs
-    (B, S, _), options = x.shape, _options("forward", x, weights)
-    columns, shares, tiles = _shares(B * S, options)
+    B, S, _ = x.shape
+    case = _case(x, weights, resets, lengths)
+    constants = _constants(case, "forward")
+    columns = _columns(case, constants)
+    shares, tiles = _shares(B * S, columns, constants)
     maps: list[Tensor | None] = [*weights[2:6]] if mapped else [None] * 4
     read: list[Tensor | None] = [*mapped[:3]] if mapped else [None] * 3
     gate_shares = None
     if mapped:
-        gate_shares = torch.empty(columns, B * S, weights[5].shape[0], dtype=torch.float32, device=x.device)
+        gate_shares = torch.empty(columns, B * S, 2 * case.NH, dtype=torch.float32, device=x.device)
     arrays = (x, window, resets, lengths, *weights[:2], *maps, convolved, *read, gate_shares, after)
-    with torch.cuda.device_of(x):
-        conv_forward[(columns, shares)](
-            *(*arrays, B * S, S, _step_stride(x), tiles),
-            **options,
-            WITH_RESETS=resets is not None,
-            WITH_LENGTHS=lengths is not None,
-        )
+    with on_device_of(x):
+        launch(conv_forward, (columns, shares), (*arrays, B * S, S, _step_stride(x), tiles), constants)
         if mapped:
-            heads = {"COLUMNS": columns, "NH": options["NH"], "GATES": options["GATES"]}
-            gates_forward[(triton.cdiv(B * S, GATE_ROWS),)](
-                *(gate_shares, weights[6], *mapped[3:], B * S), **heads, BT=GATE_ROWS
-            )
+            gates = (gate_shares, weights[6], *mapped[3:], B * S)
+            launch(gates_forward, (triton.cdiv(B * S, GATE_ROWS),), gates, _constants_of_gates(case, columns))
     return outputs
 
 
@@ -102,35 +101,37 @@ def _backward(
     gradients: list[Tensor],
 ) -> list[Tensor]:
     """The gradients of x and the window, then those of all weights in one row."""
-    dx, dwindow, total = _backward_fake(x, window, weights, resets, lengths, gradients)
+    dx, dwindow, dweights = _backward_fake(x, window, weights, resets, lengths, gradients)
     B, S, _ = x.shape
     places = B * (S + weights[0].shape[0] - 1)
-    of_steps, of_inputs = (_options(kernel, x, weights) for kernel in ("steps", "inputs"))
-    mapped = of_steps["MAPPED"]
+    case = _case(x, weights, resets, lengths)
+    of_steps, of_inputs = _constants(case, "steps"), _constants(case, "inputs")
     dconvolved, dafter, *dmapped = (gradient.contiguous() for gradient in gradients)
-    dq, dk, dv, di, df = dmapped if mapped else [None] * 5
-    q_map, k_map, v_map, gate_weight, _ = weights[2:] if mapped else [None] * 5
+    dq, dk, dv, di, df = dmapped if case.mapped else [None] * 5
+    q_map, k_map, v_map, gate_weight, _ = weights[2:] if case.mapped else [None] * 5
     dpre = torch.empty_like(dx)
-    columns, shares, tiles = _shares(B * S, of_steps)
-    input_columns, input_shares, input_tiles = _shares(places, of_inputs)
-    # Of each share the weights' gradients; those that only one of the kernels writes are zero elsewhere.
-    totals = torch.zeros(max(shares, input_shares), total.shape[0], dtype=torch.float32, device=x.device)
-    stride, width, flags = _step_stride(x), total.shape[0], {"WITH_RESETS": resets is not None}
-    with torch.cuda.device_of(x):
-        conv_backward_steps[(columns, shares)](
-            *(x, window, resets, *weights[:2], q_map, k_map, gate_weight, dconvolved, dq, dk, di, df, dpre, totals),
-            *(B * S, S, stride, tiles, width),
-            **of_steps,
-            **flags,
-        )
-        conv_backward_inputs[(input_columns, input_shares)](
-            *(x, window, resets, lengths, weights[0], v_map, gate_weight, dpre, dv, di, df, dafter, dx, dwindow),
-            *(totals, places, S, stride, input_tiles, width),
-            **of_inputs,
-            **flags,
-            WITH_LENGTHS=lengths is not None,
-        )
-    return [dx, dwindow, totals.sum(0)]
+    columns, input_columns = _columns(case, of_steps), _columns(case, of_inputs)
+    shares, tiles = _shares(B * S, columns, of_steps)
+    input_shares, input_tiles = _shares(places, input_columns, of_inputs)
+    # Of each share of the steps the gradients of taps, bias and maps, of the gate weights times the maps before them
+    # (those of q and k, which both read the convolution, and that of v), and of the gates' bias. What only one of the
+    # kernels writes is zero elsewhere.
+    width = dweights.shape[0] - (2 * case.NH * case.E if case.mapped else 0)
+    totals = torch.zeros(max(shares, input_shares), width, dtype=torch.float32, device=x.device)
+    stride = _step_stride(x)
+    steps = (x, window, resets, *weights[:2], q_map, k_map, gate_weight, dconvolved, dq, dk, di, df, dpre, totals)
+    inputs = (x, window, resets, lengths, weights[0], v_map, gate_weight, dpre, dv, di, df, dafter, dx, dwindow, totals)
+    with on_device_of(x):
+        launch(conv_backward_steps, (columns, shares), (*steps, B * S, S, stride, tiles, width), of_steps)
+        numbers = (places, S, stride, input_tiles, width)
+        launch(conv_backward_inputs, (input_columns, input_shares), (*inputs, *numbers), of_inputs)
+        total = totals.sum(0)
+        if not case.mapped:
+            return [dx, dwindow, total]
+        constants = _constants_of_weights(case)
+        arrays = (total, q_map, k_map, v_map, gate_weight, dweights)
+        launch(weights_backward, (_columns(case, constants),), arrays, constants)
+    return [dx, dwindow, dweights]
 
 
 def _backward_fake(
@@ -142,36 +143,82 @@ def _backward_fake(
     gradients: list[Tensor],
 ) -> list[Tensor]:
     numbers = sum(weight.numel() for weight in weights)
-    total = x.new_empty(numbers, dtype=torch.float32)
-    return [x.new_empty(x.shape), window.new_empty(window.shape), total]
+    return [x.new_empty(x.shape), window.new_empty(window.shape), x.new_empty(numbers, dtype=torch.float32)]
 
 
-def _options(kernel: str, x: Tensor, weights: list[Tensor]) -> dict[str, Any]:
-    """The numbers that a kernel is compiled for, one set for a width and a type."""
+class _Case(NamedTuple):
+    """All that the kernels are compiled for."""
+
+    E: int
+    K: int
+    NH: int
+    block: int
+    dtype: torch.dtype
+    mapped: bool
+    with_resets: bool
+    with_lengths: bool
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        # A matrix product has at least 16 columns.
+        return {
+            "E": self.E,
+            "K": self.K,
+            "NH": self.NH,
+            "BLOCK": self.block,
+            "GATES": max(16, _power_of_2(2 * self.NH)),
+        }
+
+
+def _case(x: Tensor, weights: list[Tensor], resets: Tensor | None, lengths: Tensor | None) -> _Case:
+    K, E = weights[0].shape
     mapped = len(weights) > 2
-    heads = weights[5].shape[0] // 2 if mapped else 1
-    block = weights[2].shape[-1] if mapped else 1
-    plan = (_SINGLE if x.dtype == torch.float32 else _HALF)[kernel]
-    return {
-        "E": x.shape[2],
-        "K": weights[0].shape[0],
-        "NH": heads,
-        "BLOCK": block,
-        "GATES": max(16, triton.next_power_of_2(2 * heads)),  # a product has at least 16 columns
-        "BT": plan.steps,
-        "BC": max(plan.channels, triton.next_power_of_2(block)),
-        "STAGES": plan.stages,
-        "MAPPED": mapped,
-        "num_warps": plan.warps,
+    NH, block = (weights[5].shape[0] // 2, weights[2].shape[-1]) if mapped else (1, 1)
+    return _Case(E, K, NH, block, x.dtype, mapped, resets is not None, lengths is not None)
+
+
+@functools.cache
+def _constants(case: _Case, kernel: str) -> dict[str, Any]:
+    """Of a kernel that goes through steps: one object each, by which its launches are known."""
+    plan = (_SINGLE if case.dtype == torch.float32 else _HALF)[kernel]
+    channels = max(plan.channels, _power_of_2(case.block))
+    constants = {
+        **case.sizes,
+        **{"BT": plan.steps, "BC": channels, "STAGES": plan.stages, "num_warps": plan.warps},
+        **{"MAPPED": case.mapped, "WITH_RESETS": case.with_resets},
     }
+    if kernel != "steps":
+        constants["WITH_LENGTHS"] = case.with_lengths
+    if kernel == "inputs":  # threads read vectors of 16 bytes, row after row, until they start over
+        numbers_at_once = plan.warps * 32 * (16 // case.dtype.itemsize)
+        constants["BR"] = max(1, min(plan.steps, numbers_at_once // channels))
+    return constants
 
 
-def _shares(steps: int, options: dict[str, Any]) -> tuple[int, int, int]:
-    """In how many parts the channels and the steps are cut, and how many tiles of steps are in a part."""
-    columns = triton.cdiv(options["E"], options["BC"] // options["BLOCK"] * options["BLOCK"])
-    tiles = triton.cdiv(steps, options["BT"])
+@functools.cache
+def _constants_of_weights(case: _Case) -> dict[str, int]:
+    return {**case.sizes, "BC": max(WEIGHTS_CHANNELS, _power_of_2(case.block))}
+
+
+@functools.cache
+def _constants_of_gates(case: _Case, columns: int) -> dict[str, int]:
+    return {"COLUMNS": columns, "NH": case.NH, "GATES": case.sizes["GATES"], "BT": GATE_ROWS}
+
+
+def _columns(case: _Case, constants: dict[str, Any]) -> int:
+    """The tiles of channels, each of as many whole blocks of the maps as fit."""
+    return triton.cdiv(case.E, constants["BC"] // case.block * case.block)
+
+
+def _shares(steps: int, columns: int, constants: dict[str, Any]) -> tuple[int, int]:
+    """In how many parts the steps are cut, and how many tiles of steps are in a part."""
+    tiles = triton.cdiv(steps, constants["BT"])
     each = triton.cdiv(tiles * columns, SHARES)
-    return columns, triton.cdiv(tiles, each), each
+    return triton.cdiv(tiles, each), each
+
+
+def _power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 def _with_regular_steps(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Shapes: B batch, S sequence, NH heads, DH head dim, E = NH * DH channels.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import triton
 from torch import Tensor
 
 from ...ops.registration import register_gradient, register_op, straight
+from ...ops.triton_launcher import launch, on_device_of
 from ..strides import in_units_of
 from .triton_kernels import norm_backward, norm_forward
 
@@ -47,11 +49,10 @@ def _forward(
 ) -> Tensor:
     B, S, NH, DH = h.shape
     y = h.new_empty(B, S, NH * DH, dtype=dtype)
-    options = _options(NH, DH, skip, gate)
-    with torch.cuda.device_of(h):
-        norm_forward[(triton.cdiv(B * S, options["BT"]), NH)](
-            *(h, weight, convolved, skip, gate, y, B * S, S, *_strides(gate, DH), eps), **options
-        )
+    constants = _constants(NH, DH, skip is not None, gate is not None)
+    arguments = (h, weight, convolved, skip, gate, y, B * S, S, *_strides(gate, DH), eps)
+    with on_device_of(h):
+        launch(norm_forward, (triton.cdiv(B * S, constants["BT"]), NH), arguments, constants)
     return y
 
 
@@ -82,14 +83,14 @@ def _backward(
 ) -> _Gradients:
     B, S, NH, DH = h.shape
     dh, dconvolved, dgate, total = _backward_fake(dy, h, weight, eps, convolved, skip, gate)
-    options = _options(NH, DH, skip, gate)
-    tiles = triton.cdiv(B * S, options["BT"])
+    constants = _constants(NH, DH, skip is not None, gate is not None)
+    tiles = triton.cdiv(B * S, constants["BT"])
     each = triton.cdiv(tiles * NH, SHARES)
     shares = triton.cdiv(tiles, each)
     totals = torch.empty(shares, *total.shape, dtype=torch.float32, device=h.device)
     arrays = (dy.contiguous(), h, weight, convolved, skip, gate, dh, dconvolved, dgate, totals)
-    with torch.cuda.device_of(h):
-        norm_backward[(shares, NH)](*arrays, B * S, S, *_strides(gate, DH), eps, each, **options)
+    with on_device_of(h):
+        launch(norm_backward, (shares, NH), (*arrays, B * S, S, *_strides(gate, DH), eps, each), constants)
     return dh, dconvolved, dgate, totals.sum(0)
 
 
@@ -112,10 +113,12 @@ def _backward_fake(
     )
 
 
-def _options(NH: int, DH: int, skip: Tensor | None, gate: Tensor | None) -> dict[str, Any]:
+@functools.cache
+def _constants(NH: int, DH: int, with_skip: bool, gated: bool) -> dict[str, Any]:
+    """All that the kernels are compiled for: one object each, by which their launches are known."""
     D = triton.next_power_of_2(DH)
     sizes = {"NH": NH, "DH": DH, "D": D, "BT": max(1, min(64, TILE // D))}
-    return {**sizes, "WITH_SKIP": skip is not None, "GATED": gate is not None, "num_warps": 4}
+    return {**sizes, "WITH_SKIP": with_skip, "GATED": gated, "num_warps": 4}
 
 
 def _strides(gate: Tensor | None, DH: int) -> tuple[int, int]:

@@ -41,14 +41,14 @@ BACKENDS: Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]] = {
 }
 
 
-def _usable(*tensors: Tensor) -> Mapping[str, Callable[..., tuple[Tensor, mLSTMState]]]:
-    """The backends for these tensors, queries first; the one that auto prefers comes last."""
-    queries, names = tensors[0], ["native"]
-    if core.runs(*tensors):
+def _usable(q: Tensor) -> list[str]:
+    """The backends for queries, whose device and whether they are float64 all operands share; auto takes the last."""
+    names = ["native"]
+    if core.runs(q):
         names.append("compiled")
-    if triton_backend.runs(*tensors):
-        names.insert(len(names) if queries.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
-    return {name: BACKENDS[name] for name in names}
+    if triton_backend.runs(q):
+        names.insert(len(names) if q.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
+    return names
 
 
 def mlstm(
@@ -116,7 +116,7 @@ def mlstm(
     check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": c, "resets": resets, "lengths": lengths})
     check_option("input_gate", input_gate, ("exponential", "sigmoid"))
     check_positive("soft_cap", soft_cap)
-    run = resolve_backend(backend, _usable(q, k, v, i, f))
+    run = BACKENDS[resolve_backend(backend, _usable(q))]
     (q, k, v, i, f), resets = to_own_steps((q, k, v, i, f), resets, lengths, padding)
     if soft_cap is not None:
         i, f = (soft_cap * torch.tanh(x.to(dtype) / soft_cap) for x in (i, f))

@@ -301,12 +301,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     resets, *tape = ctx.saved_tensors
-    given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m and of the tape
+    given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m
     dh, dc, dn = (tape[0].new_zeros(shape) if dx is None else dx for dx, shape in given)
     return *_run_backward(dh, dc, dn, resets, *tape), None, None, None, None, None
 
 
 mlstm_chunkwise = register_gradient(
-    register_op("mlstm_chunkwise", _forward, _forward_fake), _setup_context, _differentiate
+    register_op("mlstm_chunkwise", _forward, _forward_fake), _setup_context, _differentiate, num_results=4
 )
 _run_backward = straight(register_op("mlstm_chunkwise_backward", _backward, _backward_fake))

@@ -45,7 +45,7 @@ def mlstm_compiled(
     q, k, v, i, logf, c, n, m = (x.float().contiguous() for x in given)
     resets = None if resets is None else resets.contiguous()
     record = must_record(q, k, v, i, logf, c, n)
-    h, c, n, m, *_ = _run(q, k, v, i, logf, c, n, m, resets, L, normalize, record)
+    h, c, n, m = _run(q, k, v, i, logf, c, n, m, resets, L, normalize, record)
     return h.to(dtype), mLSTMState(c, n, m)
 
 
@@ -170,7 +170,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m and of the tape
+    given = zip(gradients, ctx.shapes, strict=False)  # of h, c, n; there is none of m
     q, k, v, i, logf, resets, h, steps, memories = ctx.saved_tensors
     dh, dc, dn = (q.new_zeros(shape) if dx is None else dx for dx, shape in given)
     gradients = _run_backward(dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, ctx.chunk_size, ctx.normalize)
@@ -178,5 +178,5 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
 
 
 _operator = register_op("mlstm_compiled", _forward, _outputs, device="CPU")
-_run = register_gradient(_operator, _setup_context, _differentiate)
+_run = register_gradient(_operator, _setup_context, _differentiate, num_results=4)
 _run_backward = straight(register_op("mlstm_compiled_backward", _backward, _gradients, device="CPU"))

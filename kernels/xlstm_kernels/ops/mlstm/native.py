@@ -72,5 +72,5 @@ def mlstm_native(
     L = min(chunk_size or default_chunk_size(S, DK), S)
     c, n, m = state
     inputs = (q.to(m.dtype), k.to(m.dtype), v.to(m.dtype), i, logf, c, n, m.detach())
-    h, c, n, m, *_ = mlstm_chunkwise(*inputs, resets, L, normalize, must_record(*inputs))
+    h, c, n, m = mlstm_chunkwise(*inputs, resets, L, normalize, must_record(*inputs))
     return h.to(v.dtype), mLSTMState(c, n, m)

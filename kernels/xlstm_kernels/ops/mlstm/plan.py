@@ -44,7 +44,7 @@ class Plan:
 
 
 def _narrow(chunk: int, tiles: Tiles) -> Plan:
-    return Plan(chunk, backward_states=tiles, walk=tiles, chunks=replace(tiles, stages=1))
+    return Plan(chunk, backward_states=tiles, walk=tiles, chunks=replace(tiles, stages=min(tiles.stages, 2)))
 
 
 # By the wider head dim, padded: registers without spills come first, then two programs on a multiprocessor. Four warps
@@ -66,7 +66,7 @@ _HALF = {
         states=Tiles(64, 64, 4, 3),
         outputs=Tiles(64, 128, 4, 2),
         backward_states=Tiles(64, 64, 4, 2),
-        roles=Tiles(64, 64, 4, out=64),
+        roles=Tiles(64, 64, 4, out=128),
     ),
 }
 # Products of float32 run without tensor cores, and hold their operands in registers.

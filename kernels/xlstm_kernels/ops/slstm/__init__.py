@@ -81,7 +81,7 @@ def slstm(
     check_arguments(gates, recurrent_weight, bias, state, resets, lengths, padding)
     check_option("forget_gate", forget_gate, ("sigmoid", "exponential"))
     check_positive("recurrent_gradient_clip", recurrent_gradient_clip)
-    run = resolve_backend(backend, _usable(gates, recurrent_weight))
+    run = BACKENDS[resolve_backend(backend, _usable(gates, recurrent_weight))]
     (gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     options = forget_gate == "exponential", recurrent_gradient_clip
     h, last = run(gates, recurrent_weight, bias, state, resets, lengths, *options)
@@ -90,7 +90,7 @@ def slstm(
     return from_own_steps(h, lengths, padding), last
 
 
-def _usable(gates: Tensor, recurrent_weight: Tensor) -> dict[str, Implementation]:
+def _usable(gates: Tensor, recurrent_weight: Tensor) -> list[str]:
     """The backends that take these tensors, the fastest last."""
     names = ["native"]
     if core.runs(gates, recurrent_weight):
@@ -99,4 +99,4 @@ def _usable(gates: Tensor, recurrent_weight: Tensor) -> dict[str, Implementation
     single = torch.float32 in (gates.dtype, factor.dtype)
     if triton_backend.runs(gates, recurrent_weight) and fits(gates.device, gates.shape[-1], single):
         names.insert(len(names) if gates.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone
-    return {name: BACKENDS[name] for name in names}
+    return names

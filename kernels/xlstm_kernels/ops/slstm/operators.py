@@ -50,7 +50,7 @@ def register_slstm(
         ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
         ctx.save_for_backward(weight, state, h, tape, resets, lengths)
 
-    def differentiate(ctx: Any, dh: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def differentiate(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         weight, state, h, tape, resets, lengths = ctx.saved_tensors
         dh = torch.zeros_like(h) if dh is None else dh
         dlast = torch.zeros_like(state) if dlast is None else dlast
@@ -72,11 +72,11 @@ def register_slstm(
         y, lam = to_average(state.c, state.n, m, relative=exponential_forget)
         begin = torch.stack((state.h, y, lam, m))
         inputs = (gates.to(dtype), recurrent_weight.to(dtype), bias, begin)
-        h, last, _ = run_forward(*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
+        h, last = run_forward(*inputs, resets, lengths, exponential_forget, clip, must_record(*inputs))
         h_last, y, lam, m = last.unbind(0)
         m = m.detach()
         c, n = from_average(y, lam, m, relative=exponential_forget)
         return h.to(gates.dtype), sLSTMState(h_last, c, n, m)
 
-    run_forward = register_gradient(forward_op, setup_context, differentiate)
+    run_forward = register_gradient(forward_op, setup_context, differentiate, num_results=2)
     return run

@@ -116,7 +116,7 @@ def mlstm_backward_states(
         tl.store(DN_FIRST + (value_tile * heads.to(tl.int64) + at) * DK + keys, dn, mask=keys < DK)
 
 
-@triton.jit(do_not_specialize=["S", "NH", "g_batch", "g_step", "g_head"])
+@triton.jit(do_not_specialize=["S", "NH", "EACH", "g_batch", "g_step", "g_head"])
 def mlstm_backward_chunks(
     Q,
     K,
@@ -147,6 +147,7 @@ def mlstm_backward_chunks(
     g_head,
     S,
     NH,
+    EACH,  # chunks that a program goes through
     scale,
     DK: tl.constexpr,
     DV: tl.constexpr,
@@ -157,82 +158,94 @@ def mlstm_backward_chunks(
     NORMALIZE: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """One program a chunk of a head of a row, all in parallel, from the state before it and the gradient after it."""
+    """One program some chunks of a head of a row, each from the state before it and the gradient after it.
+
+    The chunks do not wait for each other: a program has several so that the next one's loads are under way meanwhile.
+    """
     log2_scale = tl.log2(scale)
     VALUE_TILES: tl.constexpr = (DV + BV - 1) // BV
     NC = tl.cdiv(S, L)
-    heads = tl.num_programs(0) // NC
-    at, chunk = (tl.program_id(0) // NC).to(tl.int64), (tl.program_id(0) % NC).to(tl.int64)
+    parts = tl.cdiv(NC, EACH)
+    heads = tl.num_programs(0) // parts
+    at, part = (tl.program_id(0) // parts).to(tl.int64), tl.program_id(0) % parts
     row, head = at // NH, at % NH
     steps, keys = tl.arange(0, L), tl.arange(0, BK)
-    first = chunk * L
-    inside = steps < left_of(S, first)
     Q += row * q_batch + head * q_head
     K += row * k_batch + head * k_head
     V += row * v_batch + head * v_head
-    C_STATES += (at * NC + chunk) * DK * DV
-    DC_STATES += (at * NC + chunk) * DK * DV
+    C_STATES += at * NC * DK * DV
+    DC_STATES += at * NC * DK * DV
     keys_at, values_at = row * S * NH * DK + head * DK, row * S * NH * DV + head * DV
-    q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
-    k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)
-    a = tl.load(tape_of_steps(TAPE, heads, at, S, 0) + first + steps, mask=inside, other=-float("inf"))  # (L,)
-    u = tl.load(tape_of_steps(TAPE, heads, at, S, 1) + first + steps, mask=inside, other=float("inf")) - log2_scale
-    OF_CHUNK = tape_of_chunks(TAPE, heads, at, S, NC) + chunk * CHUNK_NUMBERS
-    m, closing, decay = tl.load(OF_CHUNK), tl.load(OF_CHUNK + 1), tl.load(OF_CHUNK + 2).to(tl.float32)
-    segment = load_segments(RESETS, row * S + first, steps, inside, 0, WITH_RESETS)
+    OF_CHUNK = tape_of_chunks(TAPE, heads, at, S, NC)
+    for number in tl.range(part * EACH, tl.minimum((part + 1) * EACH, NC), num_stages=STAGES):
+        chunk = tl.cast(number, tl.int64)
+        first = chunk * L
+        inside = steps < left_of(S, first)
+        q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
+        k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)
+        a = tl.load(tape_of_steps(TAPE, heads, at, S, 0) + first + steps, mask=inside, other=-float("inf"))  # (L,)
+        u = tl.load(tape_of_steps(TAPE, heads, at, S, 1) + first + steps, mask=inside, other=float("inf")) - log2_scale
+        m, closing = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS), tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 1)
+        decay = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 2).to(tl.float32)
+        segment = load_segments(RESETS, row * S + first, steps, inside, 0, WITH_RESETS)
 
-    # Rows are the step s that writes, columns the step t that reads.
-    visible, to_end = steps[:, None] <= steps[None, :], a
-    if WITH_RESETS:
-        visible = visible & (segment[:, None] == segment[None, :])
-        to_end = tl.where(segment == tl.max(segment, 0), a, -float("inf"))
-    weights = tl.where(visible, power(a[:, None] - u[None, :]), 0.0)  # (L, L)
-    written = power(to_end + closing)  # (L,)
-    reads = power(of_segment_0(m, segment, WITH_RESETS) - u)
+        # Rows are the step s that writes, columns the step t that reads. The weights go first, as they fill registers.
+        visible, to_end = steps[:, None] <= steps[None, :], a
+        if WITH_RESETS:
+            visible = visible & (segment[:, None] == segment[None, :])
+            to_end = tl.where(segment == tl.max(segment, 0), a, -float("inf"))
+        dscores = tl.zeros((L, L), tl.float32)
+        for tile in tl.range(VALUE_TILES, num_stages=1):
+            values = tile * BV + tl.arange(0, BV)
+            v = load_tile(V, first, v_step, steps, values, S, DV).to(OPERAND)  # (L, BV)
+            dh = load_tile(DH + values_at, first, NH * DV, steps, values, S, DV).to(OPERAND)
+            dscores = tl.dot(v, tl.trans(dh), dscores, input_precision=PRECISION)
+        if NORMALIZE:
+            y = load_y(PARTS, heads, at, S, first, steps, VALUE_TILES)
+            dscores += y[None, :]
+        weights = tl.where(visible, power(a[:, None] - u[None, :]), 0.0)
+        dscores = (dscores * weights).to(OPERAND)
+        scores = (tl.dot(k, tl.trans(q), input_precision=PRECISION) * weights).to(OPERAND)
 
-    scores = (tl.dot(k, tl.trans(q), input_precision=PRECISION) * weights).to(OPERAND)  # (L, L)
-    dscores = tl.zeros((L, L), tl.float32)
-    dq = tl.zeros((L, BK), tl.float32)
-    dk = tl.zeros((L, BK), tl.float32)
-    leaving = tl.zeros((BK,), tl.float32)  # <C, dC> of what the state before the chunk hands on
-    for tile in tl.range(VALUE_TILES, num_stages=1):
-        values = tile * BV + tl.arange(0, BV)
-        of_state, in_state = state_tile(keys, values, DK, DV)
-        v = load_tile(V, first, v_step, steps, values, S, DV).to(OPERAND)  # (L, BV)
-        dh = load_tile(DH + values_at, first, NH * DV, steps, values, S, DV).to(OPERAND)
-        C = tl.load(C_STATES + of_state, mask=in_state, other=0.0)  # (BK, BV)
-        dC = tl.load(DC_STATES + of_state, mask=in_state, other=0.0)
-        dscores = tl.dot(v, tl.trans(dh), dscores, input_precision=PRECISION)
-        dk = tl.dot(v, tl.trans(dC), dk, input_precision=PRECISION)
-        dq = tl.dot(dh, tl.trans(C), dq, input_precision=PRECISION)
-        dv = tl.dot(k, dC, input_precision=PRECISION) * written[:, None]
-        dv = tl.dot(scores, dh, dv, input_precision=PRECISION)
-        store_tile(DV_OUT + values_at, dv, first, NH * DV, steps, values, S, DV)
-        leaving += tl.sum(C.to(tl.float32) * dC.to(tl.float32), 1)
+        written = power(to_end + closing)  # (L,)
+        reads = power(of_segment_0(m, segment, WITH_RESETS) - u)
+        dq = tl.zeros((L, BK), tl.float32)
+        dk = tl.zeros((L, BK), tl.float32)
+        leaving = tl.zeros((BK,), tl.float32)  # <C, dC> of what the state before the chunk hands on
+        for tile in tl.range(VALUE_TILES, num_stages=1):
+            values = tile * BV + tl.arange(0, BV)
+            of_state, in_state = state_tile(keys, values, DK, DV)
+            v = load_tile(V, first, v_step, steps, values, S, DV).to(OPERAND)
+            dh = load_tile(DH + values_at, first, NH * DV, steps, values, S, DV).to(OPERAND)
+            C = tl.load(C_STATES + chunk * DK * DV + of_state, mask=in_state, other=0.0)  # (BK, BV)
+            dC = tl.load(DC_STATES + chunk * DK * DV + of_state, mask=in_state, other=0.0)
+            dv = tl.dot(k, dC, input_precision=PRECISION) * written[:, None]
+            dv = tl.dot(scores, dh, dv, input_precision=PRECISION)
+            store_tile(DV_OUT + values_at, dv, first, NH * DV, steps, values, S, DV)
+            dk = tl.dot(v, tl.trans(dC), dk, input_precision=PRECISION)
+            dq = tl.dot(dh, tl.trans(C), dq, input_precision=PRECISION)
+            leaving += tl.sum(C.to(tl.float32) * dC.to(tl.float32), 1)
 
-    n = tl.load(tape_of_n(TAPE, heads, at, S, NC, DK) + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
-    dn = load_dn(PARTS, heads, at, S, NC, chunk, keys, DK, VALUE_TILES)
-    dk += dn[None, :]
-    if NORMALIZE:
-        y = load_y(PARTS, heads, at, S, first, steps, VALUE_TILES)
-        dscores += y[None, :]
-        dq += y[:, None] * n[None, :]
-    dscores = (dscores * weights).to(OPERAND)
-    dk = tl.dot(dscores, q, dk * written[:, None], input_precision=PRECISION)
-    store_tile(DK_OUT + keys_at, dk, first, NH * DK, steps, keys, S, DK)
-    di = tl.sum(k.to(tl.float32) * dk, 1)  # (L,)
+        n = tl.load(tape_of_n(TAPE, heads, at, S, NC, DK) + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
+        dn = load_dn(PARTS, heads, at, S, NC, chunk, keys, DK, VALUE_TILES)
+        dk = tl.dot(dscores, q, (dk + dn[None, :]) * written[:, None], input_precision=PRECISION)
+        store_tile(DK_OUT + keys_at, dk, first, NH * DK, steps, keys, S, DK)
+        di = tl.sum(k.to(tl.float32) * dk, 1)  # (L,)
+        if NORMALIZE:
+            dq += y[:, None] * n[None, :]
 
-    # log f of step r weighs all that crosses r. At the chunk's start that is what comes from the state before it; each
-    # step then takes away what it reads and adds what it writes. Closed in each chunk, it does not lose with S.
-    dq = dq * reads[:, None]
-    entering = decay * tl.sum(leaving + n * dn, 0) + tl.sum(tl.sum(q.to(tl.float32) * dq, 1), 0)
-    dq = tl.dot(tl.trans(dscores), k, dq, input_precision=PRECISION)
-    store_tile(DQ + keys_at, dq, first, NH * DK, steps, keys, S, DK)
-    taken = tl.sum(q.to(tl.float32) * dq, 1) - di  # (L,)
-    _store_gates(
-        F, DI, DF, row, head, first + steps, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS
-    )
+        # log f of step r weighs all that crosses r. At the chunk's start that is what comes from the state before it;
+        # each step then takes away what it reads and adds what it writes. Closed in each chunk, it loses nothing with
+        # S.
+        dq = dq * reads[:, None]
+        entering = decay * tl.sum(leaving + n * dn, 0) + tl.sum(tl.sum(q.to(tl.float32) * dq, 1), 0)
+        dq = tl.dot(tl.trans(dscores), k, dq, input_precision=PRECISION)
+        store_tile(DQ + keys_at, dq, first, NH * DK, steps, keys, S, DK)
+        taken = tl.sum(q.to(tl.float32) * dq, 1) - di  # (L,)
+        t = first + steps
+        _store_gates(F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS)
 
 
 @triton.jit

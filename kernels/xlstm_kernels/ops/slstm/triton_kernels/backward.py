@@ -9,7 +9,7 @@ Shapes: B batch, S sequence, NH heads, DH head dim, D the power of two that hold
 import triton
 import triton.language as tl
 
-from .cell import reciprocal
+from ...triton_math import reciprocal
 from .exchange import wait_for
 from .products import multiply, multiply_stacked, recurrent_matrix, stacked_matrix
 

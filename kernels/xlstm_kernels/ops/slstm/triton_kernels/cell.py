@@ -4,25 +4,10 @@ In float32 everything is exact to the last bits. For gates in bfloat16, units of
 below the gates' own rounding.
 """
 
-import os
-
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # the interpreter knows no PTX
-
-
-@triton.jit
-def reciprocal(x):
-    """1 / x to the last bit but one, for normal x: a division adds guards for what cannot be here."""
-    if INTERPRETED:
-        return 1.0 / x
-    return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
-
-
-@triton.jit
-def sigmoid(x):
-    return reciprocal(1.0 + tl.exp(-x))
+from ...triton_math import INTERPRETED, reciprocal, sigmoid
 
 
 @triton.jit

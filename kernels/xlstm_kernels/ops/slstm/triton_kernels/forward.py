@@ -13,7 +13,8 @@ range (float16), the last part.
 import triton
 import triton.language as tl
 
-from .cell import advance, sigmoid, tanh
+from ...triton_math import sigmoid
+from .cell import advance, tanh
 from .exchange import wait_for
 from .products import gates_of, interleaved_matrix, multiply, recurrent_matrix
 
