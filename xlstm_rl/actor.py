@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 
 from xlstm_kernels import StackStepper
-from xlstm_rl.inputs import as_flags, as_masks, as_state, check_observation, stack_observations
+from xlstm_rl.inputs import as_flags, as_masks, check_observation, stack_observations
 from xlstm_rl.memory import StackMemory
 from xlstm_rl.numpy_actor import NumpyActor
 from xlstm_rl.policies import MlpPolicy
@@ -86,7 +86,7 @@ class TorchActor:
         check_observation(observation, policy.observation_space)
         obs, batched = policy.obs_to_tensor(observation)
         B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        state = as_state(None if state is None else (state,), self.initial_state(B))
+        state = policy.as_memory(None if state is None else (state,), B)
         flags = None if episode_start is None else np.broadcast_to(episode_start, (B,)).copy()
         starts = as_flags(flags, B, policy.device)
         if self._graph is not None and self._graph.n_envs == B and action_masks is None:
@@ -100,8 +100,7 @@ class TorchActor:
     def _act(
         self, obs: Any, state: th.Tensor, starts: th.Tensor | None, masks: th.Tensor | None = None
     ) -> tuple[th.Tensor, th.Tensor]:
-        step = self._policy.step(obs, state, starts, deterministic=True, action_masks=masks)
-        return step.actions, step.state
+        return self._policy.act(obs, state, starts, deterministic=True, action_masks=masks)
 
 
 class _Graph:

@@ -5,7 +5,7 @@ flags of an action mask.
 """
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -13,6 +13,20 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 
 from xlstm_rl.sequences import BurnIn, SequencePlan, Sequences, plan_sequences
+
+
+class _Rollout(NamedTuple):
+    """All sequences of a rollout by their indices, each (E * chunks, S, ...), and ``states`` (E * chunks, N)."""
+
+    observations: PyTorchObs
+    episode_starts: th.Tensor
+    states: th.Tensor
+    action_masks: th.Tensor | None
+    actions: th.Tensor
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
 
 
 class SequenceRolloutBuffer(RolloutBuffer):
@@ -59,10 +73,10 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
         ``observations`` of a minibatch is a ``Sequences``; everything else is flat (B * S, ...), as SB3 has it.
         """
-        plan = self.plan(batch_size)
+        plan, rollout = self.plan(batch_size), self._rollout()
         order = np.random.permutation(plan.total)
         for first in range(0, plan.total, plan.per_batch):
-            yield self.sequences(order[first : first + plan.per_batch])
+            yield self._minibatch(rollout, order[first : first + plan.per_batch])
 
     def plan(self, batch_size: int | None) -> SequencePlan:
         """How this rollout divides into minibatches of ``batch_size`` steps."""
@@ -73,26 +87,53 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
     def sequences(self, indices: np.ndarray) -> RolloutBufferSamples:
         """The sequences of the given ``indices`` (B,), counted through a whole row, then the next environment's."""
+        return self._minibatch(self._rollout(), indices)
+
+    def _rollout(self) -> _Rollout:
+        """All sequences, arranged once for all minibatches: picking some of them is then a copy, of one a view."""
         assert self.full, "the rollout must be complete before its sequences are read"
+        chunks = range(self.buffer_size // self.seq_len)
+        states = np.stack([self.states[self._first_read(chunk)] for chunk in chunks], axis=1)  # (E, chunks, N)
+        observations = self.observations
+        return _Rollout(
+            observations={key: self._cut(array) for key, array in observations.items()}
+            if isinstance(observations, dict)
+            else self._cut(observations),
+            episode_starts=self._cut(self.episode_starts > 0),
+            states=self.to_torch(states.reshape(-1, states.shape[2]), copy=False),
+            action_masks=self._cut(self.action_masks) if self.mask_size else None,
+            actions=self._cut(self.actions).float(),  # as SB3 does: distributions take it, MultiBinary's are int8
+            old_values=self._cut(self.values),
+            old_log_prob=self._cut(self.log_probs),
+            advantages=self._cut(self.advantages),
+            returns=self._cut(self.returns),
+        )
+
+    def _minibatch(self, rollout: _Rollout, indices: np.ndarray) -> RolloutBufferSamples:
+        # One sequence is a slice: nothing is copied
+        one = len(indices) == 1
+        picked = slice(indices[0], indices[0] + 1) if one else self.to_torch(indices, copy=False)
+
+        def flat(sequences: th.Tensor) -> th.Tensor:
+            return sequences[picked].flatten(0, 1)
+
+        observations, masks = rollout.observations, rollout.action_masks
         envs, chunks = np.divmod(indices, self.buffer_size // self.seq_len)
-        where = chunks[:, None] * self.seq_len + np.arange(self.seq_len), envs[:, None]  # (B, S), (B, 1)
-        arrays = (self.actions, self.values, self.log_probs, self.advantages, self.returns)
-        actions, values, log_probs, advantages, returns = (self._flat(array[where]) for array in arrays)
-        states = np.stack([self.states[self._first_read(c)][env] for c, env in zip(chunks, envs, strict=True)])
         return RolloutBufferSamples(
             observations=Sequences(  # type: ignore[arg-type]
-                observations=self.flat_observations(where),
-                episode_starts=self._starts(where),
-                states=self.to_torch(states, copy=False),
-                action_masks=self._flat(self.action_masks[where]) if self.mask_size else None,
+                observations={key: flat(array) for key, array in observations.items()}
+                if isinstance(observations, dict)
+                else flat(observations),
+                episode_starts=rollout.episode_starts[picked],
+                states=rollout.states[picked],
+                action_masks=None if masks is None else flat(masks),
                 burn_in=self._burn_in(envs, chunks) if self.burn_in and chunks.any() else None,
             ),
-            # as SB3 does: the distributions take float32, MultiBinary actions are int8
-            actions=actions.float(),
-            old_values=values,
-            old_log_prob=log_probs,
-            advantages=advantages,
-            returns=returns,
+            actions=flat(rollout.actions),
+            old_values=flat(rollout.old_values),
+            old_log_prob=flat(rollout.old_log_prob),
+            advantages=flat(rollout.advantages),
+            returns=flat(rollout.returns),
         )
 
     def rows(self, start: int, stop: int) -> Sequences:
@@ -115,6 +156,10 @@ class SequenceRolloutBuffer(RolloutBuffer):
         first = chunks[rows, None] * self.seq_len - self.burn_in
         where = first + np.arange(self.burn_in), envs[rows, None]
         return BurnIn(self.to_torch(rows, copy=False), self.flat_observations(where), self._starts(where))
+
+    def _cut(self, array: np.ndarray) -> th.Tensor:
+        """(T, E, ...) to sequences (E * chunks, S, ...)."""
+        return self.to_torch(array.swapaxes(0, 1).reshape(-1, self.seq_len, *array.shape[2:]), copy=False)
 
     def _starts(self, where: tuple[Any, Any]) -> th.Tensor:
         return self.to_torch(self.episode_starts[where] > 0, copy=False)

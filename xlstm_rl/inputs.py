@@ -34,23 +34,21 @@ def stack_observations(observations: Sequence[Any]) -> Any:
     return np.stack(observations)
 
 
-def as_state(state: tuple[np.ndarray | th.Tensor, ...] | None, fresh: th.Tensor) -> th.Tensor:
-    """A state as ``predict`` returned it, (B, N); ``fresh`` where there is none.
+def as_state(state: tuple[np.ndarray | th.Tensor, ...], batch_size: int, size: int, device: th.device) -> th.Tensor:
+    """A state as ``predict`` returned it: (B, N), with N = ``size``.
 
     Raises:
         ValueError: a state of another batch size or of another memory.
     """
-    if state is None:
-        return fresh
-    packed = th.as_tensor(state[0], dtype=th.float32, device=fresh.device)
-    if packed.ndim != 2 or len(packed) != len(fresh):
+    packed = th.as_tensor(state[0], dtype=th.float32, device=device)
+    if packed.ndim != 2 or len(packed) != batch_size:
         raise ValueError(
-            f"state has shape {tuple(packed.shape)} but there are {len(fresh)} observations; pass the state that "
+            f"state has shape {tuple(packed.shape)} but there are {batch_size} observations; pass the state that "
             "predict returned for these environments, or None to start with a fresh memory"
         )
-    if packed.shape != fresh.shape:
+    if packed.shape[1] != size:
         raise ValueError(
-            f"state must be {tuple(fresh.shape)}, got {tuple(packed.shape)}: it is another memory's; "
+            f"state must be {(batch_size, size)}, got {tuple(packed.shape)}: it is another memory's; "
             "pass what this policy's predict returned, or None to start with a fresh memory"
         )
     return packed

@@ -4,9 +4,9 @@ Shapes: B batch, S sequence, F features, D memory output, L layers, N floats of 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch as th
 from torch import Tensor, nn
@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from xlstm_kernels import StackStepper, pack_state, unpack_state, xLSTMBlockStack
 from xlstm_rl.config import MemoryConfig
-
-Step: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class Memory(nn.Module, ABC):
@@ -55,29 +53,41 @@ class StackMemory(Memory):
         self.encoder = nn.Linear(features_dim, self.output_dim)
         self.stack = xLSTMBlockStack(config.stack)
         self._form = self.stack.initial_state(1)  # tells unpack the shapes
-        self._step: Step | None = None
+        self._stepper: StackStepper | None = None
+        self._is_stepping = False
 
     def forward(self, features: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self.encoder(features)
-        if self._step is not None and x.shape[1] == 1 and not th.is_grad_enabled():
-            y, state = self._step(x[:, 0], state, None if resets is None else resets[:, 0])
+        is_step = x.shape[1] == 1 and not th.is_grad_enabled() and not th.compiler.is_compiling()
+        step = self._snapshot() if is_step else None
+        if step is not None:
+            y, state = step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y[:, None], state
         y, after = self.stack(x, unpack_state(state, like=self._form), resets=resets)
         return y, pack_state(after)
+
+    def _snapshot(self) -> StackStepper | None:
+        """Reads the weights as they are now, or within ``stepping`` as they were; None where the stack itself must."""
+        if self._is_stepping:
+            return self._stepper
+        if self._stepper is None or (self._stepper.is_compiled and not self._stepper.follows(self.stack)):
+            self._stepper = StackStepper(self.stack)
+        return self._stepper if self._stepper.is_compiled else None
 
     def initial_state(self, batch_size: int) -> Tensor:
         return pack_state(self.stack.initial_state(batch_size))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_step": None}  # a snapshot is its owner's: it can be neither copied nor pickled
+        # A snapshot is its owner's: it can be neither copied nor pickled
+        return {**self.__dict__, "_stepper": None, "_is_stepping": False}
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        self._step = StackStepper(self.stack)
+        self._stepper, self._is_stepping = StackStepper(self.stack), True
         try:
             yield
         finally:
-            self._step = None
+            self._is_stepping = False
 
 
 class TorchMemory(Memory):

@@ -4,7 +4,7 @@ Shapes: B batch, S sequence, F features, D memory output, N floats of packed sta
 arrays (B * S, ...) run through a whole sequence, then the next.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch as th
@@ -20,7 +20,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from xlstm_rl.actor_critic import ActorCriticMemory
+from xlstm_rl.actor_critic import ActorCriticMemory, Recollection
 from xlstm_rl.config import MemoryConfig
 from xlstm_rl.distributions import mask_distribution, quicker
 from xlstm_rl.inputs import (
@@ -31,7 +31,9 @@ from xlstm_rl.inputs import (
     as_state,
     check_observation,
 )
+from xlstm_rl.networks import actor_latent, critic_latent, latents
 from xlstm_rl.normalization import FeatureNorm, ReturnScale
+from xlstm_rl.optim import ClippedAdam
 from xlstm_rl.sequences import Sequences
 
 
@@ -41,12 +43,6 @@ class PolicyStep(NamedTuple):
     actions: th.Tensor
     values: th.Tensor
     log_probs: th.Tensor
-    state: th.Tensor
-
-
-class _Latents(NamedTuple):
-    pi: th.Tensor
-    vf: th.Tensor
     state: th.Tensor
 
 
@@ -63,8 +59,8 @@ class MlpPolicy(ActorCriticPolicy):
             ``skip``, ``reset_on_done``, and for xLSTM cells any field of ``xLSTMConfig``: see ``MemoryConfig``.
         normalize: keep running scales of the returns, and of the features where the extractor learns nothing, inside
             the policy, so that it learns alike in any units. They change between rollouts only and are saved with it.
-        optimizer_class, optimizer_kwargs: as SB3's; Adam is fused unless its options are given, which takes a tenth of
-            the time for a policy of this size.
+        optimizer_class, optimizer_kwargs: as SB3's, but the default is an Adam in fewer and larger operations, which
+            takes a third of the time for a policy of this size.
         kwargs: SB3's own options of ``ActorCriticPolicy``: ``net_arch``, ``activation_fn``, ...
 
     Raises:
@@ -83,14 +79,14 @@ class MlpPolicy(ActorCriticPolicy):
         *,
         memory: dict[str, Any] | None = None,
         normalize: bool = True,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_class: type[th.optim.Optimizer] = ClippedAdam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.memory_options = dict(memory or {})
         self.normalize = normalize
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = {"eps": 1e-5, "fused": True}
+        if optimizer_kwargs is None and issubclass(optimizer_class, th.optim.Adam):
+            optimizer_kwargs = {"eps": 1e-5}  # as SB3 has it
         super().__init__(
             observation_space,
             action_space,
@@ -124,6 +120,12 @@ class MlpPolicy(ActorCriticPolicy):
             "share_features_extractor": self.share_features_extractor,
         }
 
+    @property
+    def device(self) -> th.device:
+        """SB3's, without its walk over all modules, which takes longer than a step of the memory."""
+        scale = self._modules.get("return_scale")
+        return super().device if scale is None else cast(ReturnScale, scale).mean.device
+
     def initial_state(self, batch_size: int) -> th.Tensor:
         """The memory (B, N) of ``batch_size`` environments at the start of an episode."""
         return self.memory.initial_state(batch_size)
@@ -146,17 +148,26 @@ class MlpPolicy(ActorCriticPolicy):
             deterministic: the most likely action instead of a sample.
             action_masks: (B, A) bool, the actions that are allowed; None for all.
         """
-        resets = as_flags(episode_starts, len(state), self.device)
-        latents = self._latents(obs, state, None if resets is None else resets[:, None])
-        distribution = self._get_action_dist_from_latent(latents.pi)
-        if action_masks is not None:
-            allowed = as_masks(action_masks, self.action_space, len(state), self.device)
-            distribution = mask_distribution(distribution, allowed)
+        recollection = self._recall(obs, state, self._resets(episode_starts, state))
+        pi, vf = latents(self.mlp_extractor, recollection.pi, recollection.vf)
+        distribution = self._distribution(pi, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         log_probs = distribution.log_prob(actions)
-        assert self.action_space.shape is not None
-        actions = actions.reshape(-1, *self.action_space.shape)
-        return PolicyStep(actions, self._values(latents), log_probs, latents.state)
+        return PolicyStep(self._shaped(actions), self._values(vf), log_probs, recollection.state)
+
+    def act(
+        self,
+        obs: PyTorchObs,
+        state: th.Tensor,
+        episode_starts: np.ndarray | th.Tensor | None = None,
+        *,
+        deterministic: bool = False,
+        action_masks: np.ndarray | th.Tensor | None = None,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """The actions and the memory of ``step``, without what only training needs."""
+        recollection = self._recall(obs, state, self._resets(episode_starts, state))
+        distribution = self._distribution(actor_latent(self.mlp_extractor, recollection.pi), action_masks)
+        return self._shaped(distribution.get_actions(deterministic=deterministic)), recollection.state
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """SB3's contract: actions, values and log-probabilities for the first step of an episode (a fresh memory)."""
@@ -171,43 +182,57 @@ class MlpPolicy(ActorCriticPolicy):
         if obs.burn_in is not None:
             rows, observations, starts = obs.burn_in
             state = state.index_copy(0, rows, self.read(observations, state[rows], starts))
-        latents = self._latents(obs.observations, state, obs.episode_starts)
-        distribution = self._get_action_dist_from_latent(latents.pi)
-        if obs.action_masks is not None:
-            distribution = mask_distribution(distribution, obs.action_masks)
-        return self._values(latents), distribution.log_prob(actions), distribution.entropy()
+        recollection = self._recall(obs.observations, state, obs.episode_starts)
+        pi, vf = latents(self.mlp_extractor, recollection.pi, recollection.vf)
+        distribution = self._distribution(pi, obs.action_masks)
+        return self._values(vf), distribution.log_prob(actions), distribution.entropy()
 
     @th.no_grad()
     def read(self, obs: PyTorchObs, state: th.Tensor, episode_starts: th.Tensor) -> th.Tensor:
         """The memory (B, N) after flat observations (B * S, ...) with ``episode_starts`` (B, S), without gradients."""
-        return self._latents(obs, state, episode_starts).state
+        return self._recall(obs, state, episode_starts).state
 
     def get_distribution(self, obs: PyTorchObs, state: th.Tensor | None = None) -> Distribution:
         """The action's distribution after reading ``obs`` (B, ...) with the memory ``state`` (None: a fresh one)."""
         state = self.initial_state(_batch_size(obs)) if state is None else state
-        return self._get_action_dist_from_latent(self._latents(obs, state).pi)
+        return self._distribution(actor_latent(self.mlp_extractor, self._recall(obs, state).pi))
 
     def predict_values(self, obs: PyTorchObs, state: th.Tensor | None = None) -> th.Tensor:
         """The value (B, 1) after reading ``obs`` (B, ...) with the memory ``state`` (None: a fresh one)."""
         state = self.initial_state(_batch_size(obs)) if state is None else state
-        return self._values(self._latents(obs, state))
+        return self._values(critic_latent(self.mlp_extractor, self._recall(obs, state).vf))
 
-    def _latents(self, obs: PyTorchObs, state: th.Tensor, resets: th.Tensor | None = None) -> _Latents:
-        """Everything up to the output layers, for flat observations (B * S, ...) of the B rows in ``state``."""
+    def _recall(self, obs: PyTorchObs, state: th.Tensor, resets: th.Tensor | None = None) -> Recollection:
+        """What the networks of actor and critic read, flat, of flat observations (B * S, ...) and states (B, N)."""
         features = self.extract_features(obs)
         if isinstance(features, tuple):
             pi_features, vf_features = (self.feature_norm(part) for part in features)
         else:
             pi_features = vf_features = self.feature_norm(features)
-        pi_rows = pi_features.unflatten(0, (len(state), -1))  # (B, S, F)
-        vf_rows = pi_rows if vf_features is pi_features else vf_features.unflatten(0, (len(state), -1))
+        B = state.shape[0]
+        pi_rows = pi_features.unflatten(0, (B, -1))  # (B, S, F)
+        vf_rows = pi_rows if vf_features is pi_features else vf_features.unflatten(0, (B, -1))
         pi, vf, state = self.memory(pi_rows, vf_rows, state, resets if self.reset_on_done else None)
         pi_flat = pi.flatten(0, 1)
-        vf_flat = pi_flat if vf is pi else vf.flatten(0, 1)
-        return _Latents(self.mlp_extractor.forward_actor(pi_flat), self.mlp_extractor.forward_critic(vf_flat), state)
+        return Recollection(pi_flat, pi_flat if vf is pi else vf.flatten(0, 1), state)
 
-    def _values(self, latents: _Latents) -> th.Tensor:
-        return self.return_scale(self.value_net(latents.vf))
+    def _resets(self, episode_starts: np.ndarray | th.Tensor | None, state: th.Tensor) -> th.Tensor | None:
+        flags = as_flags(episode_starts, state.shape[0], state.device)
+        return None if flags is None else flags[:, None]
+
+    def _distribution(self, latent: th.Tensor, action_masks: np.ndarray | th.Tensor | None = None) -> Distribution:
+        distribution = self._get_action_dist_from_latent(latent)
+        if action_masks is None:
+            return distribution
+        allowed = as_masks(action_masks, self.action_space, len(latent), latent.device)
+        return mask_distribution(distribution, allowed)
+
+    def _shaped(self, actions: th.Tensor) -> th.Tensor:
+        assert self.action_space.shape is not None
+        return actions.reshape(-1, *self.action_space.shape)
+
+    def _values(self, latent: th.Tensor) -> th.Tensor:
+        return self.return_scale(self.value_net(latent))
 
     def observe_returns(self, returns: th.Tensor) -> None:
         """Follow the scale of a rollout's ``returns`` (M,), before training on them; no predicted value changes."""
@@ -254,10 +279,16 @@ class MlpPolicy(ActorCriticPolicy):
         check_observation(observation, self.observation_space)
         obs, vectorized = self.obs_to_tensor(observation)
         with th.inference_mode():
-            given = as_state(state, self.initial_state(_batch_size(obs)))
-            step = self.step(obs, given, episode_start, deterministic=deterministic, action_masks=action_masks)
-        actions = self.to_env_actions(step.actions.cpu().numpy())
-        return actions if vectorized else actions.squeeze(axis=0), (step.state.cpu().numpy(),)
+            given = self.as_memory(state, _batch_size(obs))
+            sampled, after = self.act(obs, given, episode_start, deterministic=deterministic, action_masks=action_masks)
+        actions = self.to_env_actions(sampled.cpu().numpy())
+        return actions if vectorized else actions.squeeze(axis=0), (after.cpu().numpy(),)
+
+    def as_memory(self, state: tuple[np.ndarray | th.Tensor, ...] | None, batch_size: int) -> th.Tensor:
+        """What ``predict`` returned as a memory (B, N), a fresh one where there is none; see ``as_state``."""
+        if state is None:
+            return self.initial_state(batch_size)
+        return as_state(state, batch_size, self.memory.state_size, self.device)
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """The distribution's actions (B, ...) brought into the bounds of the action space."""

@@ -1,5 +1,6 @@
 """The epochs of one update: minibatches of sequences through the policy, losses, steps of the optimiser, the log."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch as th
@@ -7,6 +8,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch.nn.utils import clip_grad_norm_
 
 from xlstm_rl.losses import Coefficients, Losses, ppo_losses
+from xlstm_rl.optim import ClippedAdam
 from xlstm_rl.replay import evaluate, recompute_log_probs, refresh_states
 
 if TYPE_CHECKING:
@@ -57,16 +59,30 @@ def _run_epoch(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) 
     policy = model.policy
     parameters = list(policy.parameters())
     for samples in model.rollout_buffer.get(model.batch_size):
-        values, log_prob, entropy = evaluate(policy, samples)
-        losses = ppo_losses(samples, values, log_prob, entropy, weights)
-        history.append(Losses(*(figure.detach() for figure in losses)))
+        outputs = evaluate(policy, samples)
+        losses, gradients = ppo_losses(samples, *outputs, weights)
+        history.append(losses)
         if model.target_kl is not None and losses.approx_kl.item() > 1.5 * model.target_kl:
             return True
-        policy.optimizer.zero_grad()
-        losses.loss.backward()
-        clip_grad_norm_(parameters, model.max_grad_norm, foreach=True)
-        policy.optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
+        back_propagate(outputs, gradients)
+        if isinstance(policy.optimizer, ClippedAdam):
+            policy.optimizer.step_clipped(model.max_grad_norm)
+        else:
+            clip_grad_norm_(parameters, model.max_grad_norm, foreach=True)
+            policy.optimizer.step()
     return False
+
+
+def back_propagate(outputs: Sequence[th.Tensor | None], gradients: Sequence[th.Tensor | None]) -> None:
+    """Go on from the ``gradients`` of the ``outputs``, where there are both."""
+    pairs = [
+        (output, gradient)
+        for output, gradient in zip(outputs, gradients, strict=True)
+        if output is not None and gradient is not None and output.requires_grad
+    ]
+    th.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
 
 
 def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> None:

@@ -75,11 +75,17 @@ class xLSTMBlock(nn.Module, ABC):
         """
         state = state or self.initial_state(len(x))
         self._check(x, state, resets, lengths)
-        y, state = self.mixer(normalise(self.norm, x), state, resets, lengths)
-        x = x + self.dropout(y)
+        x, state = self.add_mixer(x, state, resets, lengths)
         if self.ffn is not None:
             x = x + self.dropout(self.ffn(normalise(self.ffn_norm, x)))
         return x, state
+
+    def add_mixer(
+        self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, BlockState]:
+        """The residual stream after the mixer; overridden where one call does all of it."""
+        y, state = self.mixer(normalise(self.norm, x), state, resets, lengths)
+        return x + self.dropout(y), state
 
     def _check(self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None) -> None:
         """Raise on arguments that do not fit, but for the memory, which its op checks."""
@@ -158,34 +164,55 @@ class mLSTMBlock(xLSTMBlock):
         small_init_(self.up.weight.data, embedding_dim)
         output_init_(self.down.weight.data, embedding_dim, num_blocks)
 
+    def add_mixer(
+        self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, BlockState]:
+        if not (self.has_papers_mixer and fused.runs_mlstm(x, state.conv.shape[1] + 1)):
+            return super().add_mixer(x, state, resets, lengths)
+        drops = self.training and self.dropout.p > 0
+        y, state = fused.mlstm_block(
+            x,
+            state,
+            self._weights(),
+            resets,
+            lengths,
+            centred=isinstance(self.norm, nn.LayerNorm),
+            residual=not drops,
+            norm_eps=self.norm.eps,
+            head_norm_eps=self.cell.norm.eps,
+        )
+        return x + self.dropout(y) if drops else y, state
+
+    def _weights(self) -> fused.mLSTMWeights:
+        assert self.conv is not None
+        assert self.skip is not None
+        gates = self.cell.gates
+        return fused.mLSTMWeights(
+            norm=self.norm.weight,
+            up=self.up.weight,
+            conv=self.conv.weight,
+            conv_bias=self.conv.bias,
+            q=self.q.weight,
+            k=self.k.weight,
+            v=self.v.weight,
+            gates=gates.weight,
+            gates_bias=gates.bias,
+            head_norm=self.cell.norm.weight,
+            skip=self.skip,
+            down=self.down.weight,
+        )
+
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
         if self.conv is not None and fused.runs_conv(x, self.conv.kernel_size, self.q.weight.shape[-1]):
             return self._mix_in_kernels(x, state, resets, lengths)
-        up = self.up(x)  # (B, S, 2 E)
-        if self.has_papers_mixer and fused.runs_mlstm(up, state.conv.shape[1] + 1):
-            return self._mix_compiled(up, state, resets, lengths)
-        inner, gate = up.chunk(2, dim=-1)
+        inner, gate = self.up(x).chunk(2, dim=-1)  # (B, S, E) each
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
         h, cell = self.cell(self.q(convolved), self.k(convolved), self.v(inner), state.cell, resets, lengths)
         if self.skip is not None:
             h = h + self.skip * convolved
         return self.down(h * F.silu(gate)), BlockState(window, cell)
-
-    def _mix_compiled(
-        self, up: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor, BlockState]:
-        """The rest of ``mixer`` in one call, for a block that has the paper's."""
-        assert self.conv is not None
-        assert self.skip is not None
-        maps = (self.q.weight, self.k.weight, self.v.weight)
-        gates, norm = self.cell.gates, self.cell.norm
-        weights = (self.conv.weight, self.conv.bias, *maps, gates.weight, gates.bias, norm.weight, self.skip)
-        memory = cast(mLSTMState, state.cell)
-        y, cell = fused.mlstm_mixer(up, state.conv, memory, weights, resets, lengths, norm_eps=norm.eps)
-        window = self.conv.window_after(up[..., : y.shape[-1]], state.conv, resets, lengths)
-        return self.down(y), BlockState(window, cell)
 
     def _mix_in_kernels(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None

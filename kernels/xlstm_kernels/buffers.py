@@ -35,7 +35,8 @@ class _Lease:
 def empty(shape: Sequence[int], *, like: Tensor) -> Tensor:
     """An uninitialised float32 tensor where ``like`` is; tracing's stand-in for one if ``like`` is one."""
     numbers = math.prod(shape)
-    if is_fake(like) or like.device.type != "cpu" or 4 * numbers < LARGE:
+    is_traced = not isinstance(numbers, int)  # to compare it would fix the size
+    if is_traced or 4 * numbers < LARGE or like.device.type != "cpu" or is_fake(like):
         return like.new_empty(shape, dtype=torch.float32)
     block = _idle_block(4 * numbers)
     lease = _Lease(np.empty(numbers, dtype=np.float32) if block is None else block)

@@ -38,6 +38,11 @@ def runs(*tensors: Tensor) -> bool:
     return on_cpu and load() is not None
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """As the core reads it: float32 and contiguous."""
+    return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where a contiguous tensor's data begin; NULL for None."""
     assert tensor is None or tensor.is_contiguous()
@@ -57,8 +62,7 @@ def call(name: str, *arguments: ctypes.Structure | Sequence[Tensor] | Tensor | N
     """
     library = load()
     assert library is not None
-    given = (_argument(x) for x in arguments)
-    if getattr(library, name)(*given, ctypes.c_int(torch.get_num_threads())):
+    if getattr(library, name)(*map(_argument, arguments), torch.get_num_threads()):
         raise MemoryError(f"{name} could not allocate its working memory")
 
 
@@ -67,7 +71,8 @@ def _argument(x: ctypes.Structure | Sequence[Tensor] | Tensor | None) -> Any:
         return pointer(x)
     if isinstance(x, ctypes.Structure):
         return ctypes.byref(x)
-    return (ctypes.c_void_p * len(x))(*(pointer(tensor) for tensor in x))
+    assert all(tensor.is_contiguous() for tensor in x)
+    return (ctypes.c_void_p * len(x))(*[tensor.data_ptr() for tensor in x])
 
 
 def whole(lanes: int) -> int:

@@ -165,5 +165,5 @@ def unpack_state(packed: Tensor, *, like: T) -> T:
     sizes = [leaf.shape[1:].numel() for leaf in state_leaves(like)]
     if packed.ndim != 2 or packed.shape[1] != sum(sizes):
         raise ValueError(f"a packed state of this form is (B, {sum(sizes)}), got {tuple(packed.shape)}")
-    parts = iter(packed.split(sizes, dim=1))
-    return map_state(lambda leaf: next(parts).reshape(len(packed), *leaf.shape[1:]), like)
+    batch_size, parts = packed.shape[0], iter(packed.split(sizes, dim=1))
+    return map_state(lambda leaf: next(parts).reshape(batch_size, *leaf.shape[1:]), like)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import core
 from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
 from .graph_step import GraphStep
+from .seen_weights import SeenWeights
 from .stack import xLSTMBlockStack
 from .state import pack_state, unpack_state
 
@@ -39,8 +40,21 @@ class StackStepper:
         self._width = stack.config.embedding_dim
         self._step: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
         self._step = _CompiledStep(stack) if _compiles(stack) else _NativeStep(stack)
+        self._seen = SeenWeights(stack) if self.is_compiled else None
         if self._empty.is_cuda:
             self._step = GraphStep(self._step)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a step is one call into the C core."""
+        return isinstance(self._step, _CompiledStep)
+
+    def follows(self, stack: xLSTMBlockStack) -> bool:
+        """Whether the stack's weights are still those of the snapshot, bit by bit; always false where none is compiled.
+
+        It takes about as long as a step does, so that code which cannot know may ask before each.
+        """
+        return self._seen is not None and self._seen.are_those_of(stack)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before any input, packed: (B, N)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, needs_core
 from xlstm_kernels import core, fused, map_state, mLSTMBlock, sLSTMBlock
 from xlstm_kernels.blocks import xLSTMBlock
+from xlstm_kernels.fused import mlstm
 from xlstm_kernels.ops.padding import valid_steps
 from xlstm_kernels.state import state_leaves
 
@@ -21,6 +22,7 @@ BLOCKS: dict[str, Callable[[], xLSTMBlock]] = {
     "mlstm, wide head": partial(mLSTMBlock, 36, 1, qkv_block_size=2),
     "mlstm, long convolution": partial(mLSTMBlock, 8, 1, conv_kernel_size=7),
     "mlstm, no look-back": partial(mLSTMBlock, 8, 2, conv_kernel_size=1),
+    "mlstm, RMS norm": partial(mLSTMBlock, 16, 2, norm="rms"),
     "slstm": partial(sLSTMBlock, 32, 2),
     "slstm, wide head": partial(sLSTMBlock, 48, 1, conv_kernel_size=6),
     "slstm, no look-back": partial(sLSTMBlock, 16, 1, conv_kernel_size=1),
@@ -39,6 +41,23 @@ def test_the_call_is_the_blocks_own_text(name: str, S: int, with_resets: bool, w
     expected = differentiate(block.double(), x, state, resets, lengths)  # the core takes no float64
     actual = differentiate(block.float(), x, state, resets, lengths)
     assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "mlstm, odd head", "mlstm, RMS norm"])
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["whole", "lengths"])
+def test_of_a_wide_block_blas_forms_the_projections_gradients(
+    name: str, with_lengths: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlstm, "WIDE", 1)
+    test_the_call_is_the_blocks_own_text(name, 33, True, with_lengths)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_counts_in_training(training: bool) -> None:
+    block = mLSTMBlock(16, 2, dropout=1.0).train(training)
+    x = torch.randn(B, 20, 16)
+    y, _ = block(x)
+    assert torch.equal(y, x) == training  # all that the block adds is dropped
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])
@@ -143,7 +162,9 @@ def called(run: Callable[[], object]) -> bool:
 def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torch._ops.OpOverload, tuple]:
     """A block's operator and the arguments that its ``mixer`` gives it."""
     block, seen = random_block(name), []
-    operator = getattr(torch.ops.xlstm_kernels, f"{name}_mixer").default
+    operator = {"mlstm": torch.ops.xlstm_kernels.mlstm_block, "slstm": torch.ops.xlstm_kernels.slstm_mixer}[
+        name
+    ].default
     module = fused.mlstm if name == "mlstm" else fused.slstm
 
     def spy(*arguments: object) -> object:
@@ -153,11 +174,19 @@ def operator_arguments(name: str, with_resets: bool, record: bool) -> tuple[torc
     x = torch.randn(B, 20, block.norm.weight.numel())
     resets = torch.rand(B, 20) < 0.1 if with_resets else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_operator", spy)
+        patch.setattr(module, "_run", spy)
         block(x, random_state(block), resets)
-    *arrays, weights, flags, lengths, norm_eps, _ = seen[0]
-    arrays, weights = ([x.detach().requires_grad_(record) for x in group] for group in (arrays, weights))
-    return operator, (*arrays, weights, flags, lengths, norm_eps, record)
+    *arguments, _ = (detached(argument, record) for argument in seen[0])
+    return operator, (*arguments, record)
+
+
+def detached(argument: object, requires_grad: bool) -> object:
+    """Floating tensors, alone or in lists, cut off from the graph; all else as it is."""
+    if isinstance(argument, list):
+        return [detached(part, requires_grad) for part in argument]
+    if isinstance(argument, Tensor) and argument.is_floating_point():
+        return argument.detach().requires_grad_(requires_grad)
+    return argument
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])

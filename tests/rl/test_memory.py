@@ -94,6 +94,18 @@ def test_after_a_snapshot_the_present_weights_count(memory):
     assert not torch.allclose(memory(features, state)[0], before)
 
 
+def test_each_step_without_gradients_reads_the_weights_as_they_are(memory):
+    features, state = torch.randn(B, 1, F), used(memory)
+    with torch.no_grad():
+        for _ in range(2):
+            for parameter in memory.parameters():
+                parameter.data.add_(0.1)  # which leaves no trace in the tensor's version
+            y, after = memory(features, state)
+            expected, expected_after = copy.deepcopy(memory)(torch.cat([features, features], dim=1), state)
+            torch.testing.assert_close(y, expected[:, :1], rtol=1e-4, atol=1e-5)
+            assert after.shape == expected_after.shape
+
+
 def test_a_memory_can_be_copied_while_it_steps(memory):
     with memory.stepping():
         twin = copy.deepcopy(memory)

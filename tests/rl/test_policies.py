@@ -43,12 +43,16 @@ def walk(policy, episodes):
     state, values, log_probs = policy.initial_state(len(starts)), [], []
     with torch.no_grad():
         for t in range(starts.shape[1]):
-            latents = policy._latents(
+            recollection = policy._recall(
                 torch.from_numpy(observations[:, t]), state, torch.from_numpy(starts[:, t : t + 1])
             )
-            distribution, state = policy._get_action_dist_from_latent(latents.pi), latents.state
-            values.append(policy.value_net(latents.vf)[:, 0])
-            log_probs.append(distribution.log_prob(actions[:, t]))
+            state = recollection.state
+            pi, vf = (
+                policy.mlp_extractor.forward_actor(recollection.pi),
+                policy.mlp_extractor.forward_critic(recollection.vf),
+            )
+            values.append(policy._values(vf)[:, 0])
+            log_probs.append(policy._distribution(pi).log_prob(actions[:, t]))
     return torch.stack(values, dim=1), torch.stack(log_probs, dim=1), state
 
 

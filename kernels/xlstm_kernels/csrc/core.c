@@ -22,6 +22,7 @@
 #define MAX_ROWS 8    /* batch rows that a thread carries through time together */
 #define STEP_ROWS 8   /* batch rows that a thread takes through a step of the stack together */
 #define SLSTM_STEPS 8 /* steps whose shares of the weights' gradients are summed at once */
+#define MLP_ROWS 128  /* rows that a thread takes through a perceptron together */
 #define AHEAD 4       /* steps before its use that an array's cache lines are asked for */
 #define PANEL 16      /* columns of a packed matrix that lie together */
 #define LANES 16      /* what the number of steps in a chunk is a multiple of: the widest vector */
@@ -103,6 +104,11 @@ static int at_most_items(int threads, int64_t items) {
     return most > 1 ? most : 1;
 }
 
+static int64_t rows_of_block(int64_t M, int64_t block) {
+    const int64_t rest = M - block * MLP_ROWS;
+    return rest < MLP_ROWS ? rest : MLP_ROWS;
+}
+
 /* What the parts have summed up, a block each, into the first; in their order, so that the result repeats. */
 static void add_blocks(float *blocks, int64_t floats, int threads) {
     for (int part = 1; part < threads; part++)
@@ -167,28 +173,41 @@ EXPORT int xlstm_mlstm_backward(const mlstm_sizes *size, const float *q, const f
     return failed;
 }
 
-/* The arrays are described in mlstm_mixer.h. */
-EXPORT int xlstm_mlstm_mixer_forward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights, const float *up,
+/* The arrays are described in mlstm_block.h. */
+EXPORT int xlstm_mlstm_block_forward(const mlstm_block_sizes *size, const mlstm_block_weights *weights, const float *x,
                                      const float *window, const uint8_t *resets, const int64_t *lengths, const float *c,
                                      const float *n, const float *m, float *y, float *tape, float *memories,
-                                     float *c_out, float *n_out, float *m_out, int threads) {
-    SHARE(size->B, mlstm_mixer_work_floats(size),
-          PICK(mlstm_mixer_forward)(size, item, weights, up, window, resets, lengths, c, n, m, y, tape, memories, c_out,
-                                    n_out, m_out, work));
+                                     float *window_out, float *c_out, float *n_out, float *m_out, int threads) {
+    SHARE(size->B, mlstm_block_work_floats(size),
+          PICK(mlstm_block_forward)(size, item, weights, x, window, resets, lengths, c, n, m, y, tape, memories,
+                                    window_out, c_out, n_out, m_out, work));
     return failed;
 }
 
-/* dweights: one block for each thread, zero on entry; their sum comes back in the first. */
-EXPORT int xlstm_mlstm_mixer_backward(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *weights,
-                                      const float *up, const float *window, const uint8_t *resets,
-                                      const int64_t *lengths, const float *tape, const float *memories, const float *dy,
-                                      const float *dc, const float *dn, float *dup, float *dwindow, float *dc_out,
-                                      float *dn_out, float *dweights, int threads) {
-    const int64_t floats = mlstm_mixer_weight_floats(size);
-    SHARE(size->B, mlstm_mixer_work_floats(size),
-          PICK(mlstm_mixer_backward)(size, item, weights, up, window, resets, lengths, tape, memories, dy, dc, dn, dup,
-                                     dwindow, dc_out, dn_out, dweights + part * floats, work));
-    add_blocks(dweights, floats, threads);
+/* dweights: arrays of the weights' shapes; up and down are not written for a `wide` block. */
+EXPORT int xlstm_mlstm_block_backward(const mlstm_block_sizes *size, const mlstm_block_weights *weights, const float *x,
+                                      const float *window, const uint8_t *resets, const int64_t *lengths,
+                                      const float *tape, const float *memories, const float *dy,
+                                      const float *dwindow_out, const float *dc, const float *dn, float *dx,
+                                      float *dwindow, float *dc_out, float *dn_out, float *operands,
+                                      const mlstm_block_gradients *dweights, int threads) {
+    mlstm_block_gradients unused;
+    const int64_t floats = mlstm_block_sums(size, NULL, &unused), D = size->D, E = size->E;
+    const int64_t turned_floats = size->wide ? D * whole(2 * E) + E * whole(D) : 0;
+    float *sums = calloc(at_most_items(threads, size->B) * floats + turned_floats, sizeof(float));
+    if (!sums) return 1;
+    float *turned = sums + at_most_items(threads, size->B) * floats;
+    if (size->wide) {
+        PICK(transpose)(weights->up, D, 2 * E, D, turned, whole(2 * E), whole(2 * E));
+        PICK(transpose)(weights->down, E, D, E, turned + D * whole(2 * E), whole(D), whole(D));
+    }
+    SHARE(size->B, mlstm_block_work_floats(size),
+          PICK(mlstm_block_backward)(size, item, weights, x, window, resets, lengths, tape, memories, dy, dwindow_out,
+                                     dc, dn, dx, dwindow, dc_out, dn_out, operands, turned, sums + part * floats,
+                                     work));
+    add_blocks(sums, floats, threads);
+    mlstm_block_gather(size, sums, dweights);
+    free(sums);
     return failed;
 }
 
@@ -225,6 +244,60 @@ EXPORT int xlstm_step(const step_stack *stack, int64_t B, const float *x, const 
           PICK(step_rows)(stack, item * STEP_ROWS, B - item * STEP_ROWS < STEP_ROWS ? B - item * STEP_ROWS : STEP_ROWS,
                           x, state, resets, y, state_out, work));
     return failed;
+}
+
+/* For each of several networks, with its `size`, do `...`; returns whether memory ran out for one. */
+#define EACH_NETWORK(...)                                                                             \
+    int failed_once = 0;                                                                              \
+    const int64_t *widths = networks->widths;                                                         \
+    for (int64_t at = 0; at < networks->num_networks; widths += networks->num_layers[at] + 1, at++) { \
+        const tanh_mlp_sizes size = {networks->M, networks->num_layers[at], widths};                  \
+        failed_once |= __VA_ARGS__;                                                                   \
+        weights += 2 * size.num_layers;                                                               \
+    }                                                                                                 \
+    return failed_once
+
+static int tanh_mlp_forward(const tanh_mlp_sizes *size, const float *const *weights, const float *x, float *tape,
+                            float *y, int threads) {
+    SHARE(chunks_of(size->M, MLP_ROWS), tanh_mlp_work_floats(size),
+          PICK(tanh_mlp_forward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, work));
+    return failed;
+}
+
+static int tanh_mlp_backward(const tanh_mlp_sizes *size, const float *const *weights, const float *x, const float *tape,
+                             const float *y, const float *dy, float *dx, int adds, float *const *dweights,
+                             int threads) {
+    const int64_t floats = tanh_mlp_sum_floats(size), blocks = chunks_of(size->M, MLP_ROWS);
+    float *sums = calloc(at_most_items(threads, blocks) * floats, sizeof(float));
+    if (!sums) return 1;
+    SHARE(blocks, tanh_mlp_work_floats(size),
+          PICK(tanh_mlp_backward)(size, item * MLP_ROWS, rows_of_block(size->M, item), weights, x, tape, y, dy, dx,
+                                  adds, sums + part * floats, work));
+    add_blocks(sums, floats, threads);
+    tanh_mlp_gather(size, sums, dweights);
+    free(sums);
+    return failed;
+}
+
+/* The arrays are described in tanh_mlp.h, each network's after the other's; dweights: arrays of the weights' shapes. */
+EXPORT int xlstm_tanh_mlps_forward(const tanh_mlps_sizes *networks, const float *const *weights, const float *x,
+                                   float *const *tapes, float *const *y, int threads) {
+    EACH_NETWORK(tanh_mlp_forward(&size, weights, x, tapes[at], y[at], threads));
+}
+
+EXPORT int xlstm_tanh_mlps_backward(const tanh_mlps_sizes *networks, const float *const *weights, const float *x,
+                                    const float *const *tapes, const float *const *y, const float *const *dy, float *dx,
+                                    float *const *dweights, int threads) {
+    const float *const *first = weights;
+    EACH_NETWORK(tanh_mlp_backward(&size, weights, x, tapes[at], y[at], dy[at], dx, at > 0,
+                                   dweights + (weights - first), threads));
+}
+
+/* Whether `count` arrays hold the same bytes as their counterparts. */
+EXPORT int xlstm_are_same(int64_t count, const void *const *arrays, const void *const *others, const int64_t *bytes) {
+    for (int64_t i = 0; i < count; i++)
+        if (memcmp(arrays[i], others[i], bytes[i])) return 0;
+    return 1;
 }
 
 /* Importable so that build and import systems treat the library as an ordinary extension; it has nothing in it. */

@@ -12,9 +12,13 @@
 
 #include "mlstm_mixer.h"
 
+#include "mlstm_block.h"
+
 #include "step.h"
 
 #include "slstm_mixer.h"
+
+#include "tanh_mlp.h"
 
 #undef vec
 #undef ivec

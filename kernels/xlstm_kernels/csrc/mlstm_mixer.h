@@ -1,21 +1,16 @@
-/* All of the paper's mLSTM block between its up- and its down-projection, one batch row at a time, forward and back:
- * convolution and SiLU, headwise maps, gates, memory, head norm, skip, output gate; included once an instruction set.
+/* A chunk of the paper's mLSTM block between its up- and its down-projection, forward and back: convolution and SiLU,
+ * headwise maps, gates before the memory; head norm, skip, output gate after it; included once an instruction set.
  *
- * A chunk of steps goes through all of it while it lies in the cache, channels by steps (E, L), so that every loop runs
- * along the steps. On the way back all but h, the normaliser, m and the memories is computed again from the input.
- * Shapes: B batch, S sequence, E inner dim, NH heads, DH head dim, K kernel size. Contiguous arrays of floats:
- *   lengths (B), or NULL: the steps of a row that are its own, the first ones; beyond them y and dup are zero
- *   up, dup (B, S, 2 E): the memory's input, then the output gate        y, dy (B, S, E)
- *   window (B, K - 1, E): the inputs before the sequence                 resets (B, S) bytes
- *   tape: see mlstm_mixer_tape                   memories (B, NH, chunks + 1, memory_floats) */
+ * The chunk lies channels by steps (E, L), so that every loop runs along the steps. Shapes: S sequence, E inner dim, NH
+ * heads, DH head dim, K kernel size, L lanes; t is the chunk's first step, `steps` how many are real. */
 
-static void FN(find_ages)(const mlstm_mixer_sizes *size, const uint8_t *resets, int32_t *age) {
+static void FN(find_ages)(const mlstm_block_sizes *size, const uint8_t *resets, int32_t *age) {
     int32_t last = (int32_t)size->K;
     for (int64_t t = 0; t < size->S; t++) age[t] = last = resets[t] ? 0 : last < size->K ? last + 1 : last;
 }
 
 /* out (channels, L) = a block-diagonal map of in (channels, L); weight [block, out, in]. */
-INLINE void FN(headwise)(const mlstm_mixer_sizes *size, int64_t L, const float *weight, const float *in,
+INLINE void FN(headwise)(const mlstm_block_sizes *size, int64_t L, const float *weight, const float *in,
                          int64_t in_stride, float *out) {
     const int64_t width = size->block;
     for (int64_t c = 0; c < size->E; c++, weight += width)
@@ -28,7 +23,7 @@ INLINE void FN(headwise)(const mlstm_mixer_sizes *size, int64_t L, const float *
 }
 
 /* Back through it: din += and dweight +=. */
-INLINE void FN(headwise_backward)(const mlstm_mixer_sizes *size, int64_t L, const float *weight, const float *in,
+INLINE void FN(headwise_backward)(const mlstm_block_sizes *size, int64_t L, const float *weight, const float *in,
                                   int64_t in_stride, const float *dout, float *din, float *dweight) {
     const int64_t width = size->block;
     vec dots[WIDTH];
@@ -55,38 +50,70 @@ INLINE void FN(headwise_backward)(const mlstm_mixer_sizes *size, int64_t L, cons
     for (int i = 0; i < filled; i++) dweight[i] += total(dots[i]);
 }
 
-/* What the memory reads in the chunk at step t: all of `a` up to the gate. `up` and `window` are the row's. */
-static void FN(mlstm_mixer_inputs)(const mlstm_mixer_sizes *size, const mlstm_mixer_weights *w, int64_t t,
-                                   int64_t steps, int64_t L, const float *up, const float *window,
-                                   mlstm_mixer_arrays *a) {
-    const int64_t E = size->E, NH = size->NH, K = size->K, stride = HISTORY + L;
-    transpose(up + t * 2 * E, 2 * E, steps, E, a->input + HISTORY, stride, L);
-    transpose(up + t * 2 * E + E, 2 * E, steps, E, a->gate, L, L);
-    for (int64_t lag = 1; lag < K; lag++) {
-        const float *from = t - lag >= 0 ? up + (t - lag) * 2 * E : window + (K - 1 + t - lag) * E;
-        for (int64_t c = 0; c < E; c++) a->input[c * stride + HISTORY - lag] = from[c];
-    }
+/* From the inputs (E, L), and those before them in a->input, to the convolution's output after SiLU. */
+static void FN(mixer_convolve)(const mlstm_block_sizes *size, const mlstm_block_weights *w, int64_t t, int64_t L,
+                               mlstm_block_arrays *a) {
+    const int64_t E = size->E, K = size->K, stride = HISTORY + size->chunk, ahead = L + LANES;
     if (a->age)
         for (int64_t lag = 0; lag < K; lag++)
-            for (int64_t s = 0; s < L + LANES; s++)
-                a->mask[lag * (L + LANES) + s] = t + s < size->S && a->age[t + s] >= lag;
-
+            for (int64_t s = 0; s < ahead; s++) a->mask[lag * ahead + s] = t + s < size->S && a->age[t + s] >= lag;
     for (int64_t c = 0; c < E; c++)
         for (int64_t s = 0; s < L; s += WIDTH) {
             const float *x = a->input + c * stride + HISTORY + s;
             vec sum = splat(w->conv_bias[c]);
             for (int64_t lag = 0; lag < K; lag++) {
                 const vec past = w->conv_weight[(K - 1 - lag) * E + c] * load(x - lag);
-                sum += a->age ? past * load(a->mask + lag * (L + LANES) + s) : past;
+                sum += a->age ? past * load(a->mask + lag * ahead + s) : past;
             }
             const vec open = sigmoid(sum);
             store(a->silu_slope + c * L + s, open * (1.0f + sum * (1.0f - open)));
             store(a->convolved + c * L + s, sum * open);
         }
+}
+
+/* From the gradient of its output, a->dconvolved, to those of the inputs, added to a->dup, and of the `window` before
+ * the sequence. `later` (E, LANES): the gradient before the SiLU in the first steps of the chunk after this one. */
+static void FN(mixer_convolve_backward)(const mlstm_block_sizes *size, const mlstm_block_weights *w, int64_t t,
+                                        int64_t L, const mlstm_block_arrays *a, float *later, float *dwindow,
+                                        const mlstm_block_gradients *d) {
+    const int64_t E = size->E, K = size->K, stride = HISTORY + size->chunk, ahead = L + LANES;
+    for (int64_t channel = 0; channel < E; channel++) {
+        const float *x = a->input + channel * stride + HISTORY;
+        float *dx = a->dup + channel * L, *next = later + channel * LANES, dsum[MAX_LANES + LANES];
+        vec bias = splat(0.0f);
+        for (int64_t s = 0; s < L; s += WIDTH) {
+            const vec dz = load(a->dconvolved + channel * L + s) * load(a->silu_slope + channel * L + s);
+            store(dsum + s, dz);
+            bias += dz;
+        }
+        memcpy(dsum + L, next, sizeof(float) * LANES);
+        memcpy(next, dsum, sizeof(float) * LANES);
+        d->conv_bias[channel] += total(bias);
+        for (int64_t lag = 0; lag < K; lag++) {
+            const float tap = w->conv_weight[(K - 1 - lag) * E + channel], *mask = a->mask + lag * ahead;
+            float own_segment[MAX_LANES + LANES], *masked = a->age ? own_segment : dsum;
+            vec sum = splat(0.0f);
+            for (int64_t s = 0; a->age && s < ahead; s += WIDTH) store(masked + s, load(dsum + s) * load(mask + s));
+            for (int64_t s = 0; s < L; s += WIDTH) {
+                sum += load(masked + s) * load(x + s - lag);
+                store(dx + s, load(dx + s) + tap * load(masked + s + lag));
+            }
+            d->conv_weight[(K - 1 - lag) * E + channel] += total(sum);
+            if (t == 0)
+                for (int64_t back = 1; back <= lag; back++)
+                    dwindow[(K - 1 - back) * E + channel] += tap * masked[lag - back];
+        }
+    }
+}
+
+/* From the inputs to what the memory reads: a->qkv and a->gates, log f of the forget gates. */
+static void FN(mixer_inputs)(const mlstm_block_sizes *size, const mlstm_block_weights *w, int64_t t, int64_t steps,
+                             int64_t L, mlstm_block_arrays *a) {
+    const int64_t E = size->E, NH = size->NH;
+    FN(mixer_convolve)(size, w, t, L, a);
     FN(headwise)(size, L, w->q_weight, a->convolved, L, a->qkv);
     FN(headwise)(size, L, w->k_weight, a->convolved, L, a->qkv + E * L);
-    FN(headwise)(size, L, w->v_weight, a->input + HISTORY, stride, a->qkv + 2 * E * L);
-
+    FN(headwise)(size, L, w->v_weight, a->up, L, a->qkv + 2 * E * L);
     multiply(2 * NH, L, 3 * E, w->gate_weight, 3 * E, 1, a->qkv, L, a->gates, L, 0);
     for (int64_t g = 0; g < NH; g++) {
         float *i = a->gates + g * L, *f = i + NH * L;
@@ -103,191 +130,97 @@ static void FN(mlstm_mixer_inputs)(const mlstm_mixer_sizes *size, const mlstm_mi
     }
 }
 
-/* Mean and 1 / standard deviation of h (DH, L) over its channels, for one vector of steps. */
-INLINE void FN(moments)(const float *h, int64_t DH, int64_t L, float eps, vec *mean, vec *scale) {
+/* Back from a->dqkv and a->dgates to a->dup, whose first half is written; a->dconvolved is used up. */
+static void FN(mixer_inputs_backward)(const mlstm_block_sizes *size, const mlstm_block_weights *w, int64_t t,
+                                      int64_t steps, int64_t L, const mlstm_block_arrays *a, float *later,
+                                      float *dwindow, const mlstm_block_gradients *d) {
+    const int64_t E = size->E, NH = size->NH, rows = whole(3 * E);
+    for (int64_t g = 0; g < NH; g++) {
+        float *df = a->dgates + (NH + g) * L;
+        for (int64_t s = 0; s < L; s += WIDTH) store(df + s, load(df + s) * load(a->f_slope + g * L + s));
+        for (int64_t s = steps; s < L; s++) df[s] = 0.0f;
+    }
+    transpose(a->qkv, L, 3 * E, L, a->steps, rows, rows);
+    multiply(2 * NH, rows, steps, a->dgates, L, 1, a->steps, rows, d->gate_weight, rows, 1);
+    for (int64_t g = 0; g < 2 * NH; g++)
+        for (int64_t s = 0; s < L; s += WIDTH) d->gate_bias[g] += total(load(a->dgates + g * L + s));
+    multiply(3 * E, L, 2 * NH, w->gate_weight, 1, 3 * E, a->dgates, L, a->dqkv, L, 1);
+
+    memset(a->dup, 0, sizeof(float) * E * L);
+    FN(headwise_backward)(size, L, w->q_weight, a->convolved, L, a->dqkv, a->dconvolved, d->q_weight);
+    FN(headwise_backward)(size, L, w->k_weight, a->convolved, L, a->dqkv + E * L, a->dconvolved, d->k_weight);
+    FN(headwise_backward)(size, L, w->v_weight, a->up, L, a->dqkv + 2 * E * L, a->dup, d->v_weight);
+    FN(mixer_convolve_backward)(size, w, t, L, a, later, dwindow, d);
+}
+
+/* 1 / deviation of x (channels, L) for one vector of steps, around its mean or, without one, around 0. */
+INLINE vec FN(moments)(const float *x, int64_t channels, int64_t L, float eps, vec *mean) {
     vec sum = splat(0.0f), squares = splat(0.0f);
-    for (int64_t d = 0; d < DH; d++) sum += load(h + d * L);
-    *mean = sum / (float)DH;
-    for (int64_t d = 0; d < DH; d++) {
-        const vec away = load(h + d * L) - *mean;
+    if (mean) {
+        for (int64_t d = 0; d < channels; d++) sum += load(x + d * L);
+        *mean = sum = sum / (float)channels;
+    }
+    for (int64_t d = 0; d < channels; d++) {
+        const vec away = load(x + d * L) - sum;
         squares += away * away;
     }
-    *scale = 1.0f / square_root(squares / (float)DH + eps);
+    return 1.0f / square_root(squares / (float)channels + eps);
 }
 
-static void FN(mlstm_mixer_forward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w,
-                                    const float *up, const float *window, const uint8_t *resets, const int64_t *lengths,
-                                    const float *c, const float *n, const float *m, float *y, float *tape,
-                                    float *memories, float *c_out, float *n_out, float *m_out, float *work) {
-    const mlstm_head head = size->head;
-    const int64_t S = lengths ? lengths[b] : size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk,
-                  DH = head.DV;
-    const int64_t floats = memory_floats(&head), chunks = chunks_of(size->S, C);
-    float *memory = work;
-    mlstm_mixer_arrays a;
-    mlstm_mixer_share(size, memory + NH * floats, &a);
-    if (!resets) a.age = NULL;
-    up += b * size->S * 2 * E, window += b * (K - 1) * E, y += b * size->S * E;
-    if (tape) tape += b * mlstm_mixer_tape(size);
-    if (a.age) FN(find_ages)(size, resets + b * size->S, a.age);
-    for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, c, n, m, memory + g * floats);
-
-    for (int64_t t = 0; t < S; t += C) {
-        const int64_t steps = S - t < C ? S - t : C, L = whole(steps);
-        float scratch[2 * MAX_LANES];
-        prefetch(up + (t + C) * 2 * E, (S - t < 2 * C ? S - t - C : C) * 2 * E);
-        FN(mlstm_mixer_inputs)(size, w, t, steps, L, up, window, &a);
-        float *h_chunk = tape ? tape + t * E : a.h;
-        for (int64_t g = 0; g < NH; g++) {
-            float *kept = tape ? tape + chunks * C * (E + 2 * g) + 2 * t : scratch, *h = h_chunk + g * DH * L;
-            if (memories)
-                memcpy(memories + ((b * NH + g) * (chunks + 1) + t / C) * floats, memory + g * floats,
-                       sizeof(float) * floats);
-            FN(chunk_forward)(&head, L, a.qkv + g * DH * L, a.qkv + (E + g * DH) * L, a.qkv + (2 * E + g * DH) * L,
-                              a.gates + g * L, a.gates + (NH + g) * L, memory + g * floats, h, kept, kept + L, a.rest);
-            for (int64_t s = 0; s < L; s += WIDTH) {
-                vec mean, scale;
-                FN(moments)(h + s, DH, L, size->norm_eps, &mean, &scale);
-                for (int64_t d = 0; d < DH; d++) {
-                    const int64_t channel = g * DH + d, at = channel * L + s;
-                    const vec gate = load(a.gate + at),
-                              normed = (load(h + d * L + s) - mean) * scale * w->norm_weight[channel];
-                    store(a.gate + at, (normed + w->skip[channel] * load(a.convolved + at)) * gate * sigmoid(gate));
-                }
-            }
+/* From h (DH, L) of head g to what the down-projection reads of it: head norm, skip, output gate. */
+INLINE void FN(mixer_outputs)(const mlstm_block_sizes *size, const mlstm_block_weights *w, int64_t g, int64_t L,
+                              const float *h, mlstm_block_arrays *a) {
+    const int64_t DH = size->head.DV, gates = size->E * L;
+    for (int64_t s = 0; s < L; s += WIDTH) {
+        vec mean;
+        const vec scale = FN(moments)(h + s, DH, L, size->head_norm_eps, &mean);
+        for (int64_t d = 0; d < DH; d++) {
+            const int64_t channel = g * DH + d, at = channel * L + s;
+            const vec gate = load(a->up + gates + at),
+                      normed = (load(h + d * L + s) - mean) * scale * w->head_norm[channel];
+            store(a->mixed + at, (normed + w->skip[channel] * load(a->convolved + at)) * gate * sigmoid(gate));
         }
-        FN(to_steps)(a.gate, L, steps, E, y + t * E, E);
     }
-    for (int64_t g = 0; g < NH; g++) {
-        const int64_t row = b * NH + g;
-        if (memories)
-            memcpy(memories + (row * (chunks + 1) + chunks_of(S, C)) * floats, memory + g * floats,
-                   sizeof(float) * floats);
-        FN(scatter_memory)(&head, row, memory + g * floats, c_out, n_out, m_out);
-    }
-    memset(y + S * E, 0, sizeof(float) * (size->S - S) * E);
 }
 
-static void FN(mlstm_mixer_backward)(const mlstm_mixer_sizes *size, int64_t b, const mlstm_mixer_weights *w,
-                                     const float *up, const float *window, const uint8_t *resets,
-                                     const int64_t *lengths, const float *tape, const float *memories, const float *dy,
-                                     const float *dc, const float *dn, float *dup, float *dwindow, float *dc_out,
-                                     float *dn_out, float *dweights, float *work) {
-    const mlstm_head head = size->head;
-    const int64_t S = lengths ? lengths[b] : size->S, E = size->E, NH = size->NH, K = size->K, C = size->chunk,
-                  DH = head.DV;
-    const int64_t floats = memory_floats(&head), chunks = chunks_of(size->S, C), rows = whole(3 * E);
-    const mlstm_mixer_gradients d = mlstm_mixer_gradients_in(size, dweights);
-    float *dmemory = work, *later = dmemory + NH * floats;
-    mlstm_mixer_arrays a;
-    mlstm_mixer_share(size, later + E * LANES, &a);
-    if (!resets) a.age = NULL;
-    up += b * size->S * 2 * E, window += b * (K - 1) * E, dy += b * size->S * E, tape += b * mlstm_mixer_tape(size);
-    dup += b * size->S * 2 * E, dwindow += b * (K - 1) * E;
-    if (a.age) FN(find_ages)(size, resets + b * size->S, a.age);
-    for (int64_t g = 0; g < NH; g++) FN(gather_memory)(&head, b * NH + g, dc, dn, NULL, dmemory + g * floats);
-    memset(dwindow, 0, sizeof(float) * (K - 1) * E);
-    memset(dup + S * 2 * E, 0, sizeof(float) * (size->S - S) * 2 * E);
-    memset(later, 0,
-           sizeof(float) * E * LANES); /* the gradient before the SiLU in the first steps of the chunk after */
-
-    for (int64_t t = (chunks_of(S, C) - 1) * C; t >= 0; t -= C) {
-        const int64_t steps = S - t < C ? S - t : C, L = whole(steps), stride = HISTORY + L, ahead = L + LANES;
-        if (t > 0) {
-            prefetch(up + (t - C) * 2 * E, C * 2 * E);
-            prefetch(dy + (t - C) * E, C * E);
-            prefetch(tape + (t - C) * E, C * E);
-        }
-        FN(mlstm_mixer_inputs)(size, w, t, steps, L, up, window, &a);
-        transpose(dy + t * E, E, steps, E, a.dh, L, L);
-        for (int64_t g = 0; g < NH; g++) {
-            const float *kept = tape + chunks * C * (E + 2 * g) + 2 * t, *h = tape + t * E + g * DH * L;
-            const float *memory = memories + ((b * NH + g) * (chunks + 1) + t / C) * floats;
-            float means[MAX_LANES], scales[MAX_LANES], sums[MAX_LANES] = {0}, alongs[MAX_LANES] = {0};
-            for (int64_t s = 0; s < L; s += WIDTH) {
-                vec mean, scale;
-                FN(moments)(h + s, DH, L, size->norm_eps, &mean, &scale);
-                store(means + s, mean);
-                store(scales + s, scale);
-            }
-            for (int64_t e = 0; e < DH; e++) {
-                const int64_t channel = g * DH + e;
-                const float weight = w->norm_weight[channel], skip = w->skip[channel];
-                vec dweight = splat(0.0f), dskip = splat(0.0f);
-                for (int64_t s = 0; s < L; s += WIDTH) {
-                    const int64_t at = channel * L + s;
-                    const vec normed = (load(h + e * L + s) - load(means + s)) * load(scales + s),
-                              x = load(a.convolved + at);
-                    const vec gate = load(a.gate + at), open = sigmoid(gate), given = load(a.dh + at);
-                    const vec dsum = given * gate * open, dnormed = dsum * weight;
-                    store(a.dgate + at, given * (normed * weight + x * skip) * open * (1.0f + gate * (1.0f - open)));
-                    store(a.dconvolved + at, dsum * skip);
-                    store(a.dh + at, dnormed);
-                    store(sums + s, load(sums + s) + dnormed);
-                    store(alongs + s, load(alongs + s) + dnormed * normed);
-                    dweight += dsum * normed;
-                    dskip += dsum * x;
-                }
-                d.norm_weight[channel] += total(dweight);
-                d.skip[channel] += total(dskip);
-            }
-            for (int64_t e = 0; e < DH; e++)
-                for (int64_t s = 0; s < L; s += WIDTH) {
-                    const int64_t at = (g * DH + e) * L + s;
-                    const vec scale = load(scales + s), normed = (load(h + e * L + s) - load(means + s)) * scale;
-                    const vec mean = (load(sums + s) + normed * load(alongs + s)) * (1.0f / (float)DH);
-                    store(a.dh + at, (load(a.dh + at) - mean) * scale);
-                }
-            const int64_t q = g * DH * L, k = (E + g * DH) * L, v = (2 * E + g * DH) * L;
-            float *di = a.dgates + g * L, *df = a.dgates + (NH + g) * L;
-            FN(chunk_backward)(&head, L, a.qkv + q, a.qkv + k, a.qkv + v, a.gates + g * L, a.gates + (NH + g) * L,
-                               memory, memory + floats, h, kept, kept + L, a.dh + q, dmemory + g * floats, a.dqkv + q,
-                               a.dqkv + k, a.dqkv + v, di, df, a.rest);
-            for (int64_t s = 0; s < L; s += WIDTH) store(df + s, load(df + s) * load(a.f_slope + g * L + s));
-            for (int64_t s = steps; s < L; s++) df[s] = 0.0f;
-        }
-
-        transpose(a.qkv, L, 3 * E, L, a.steps, rows, rows);
-        multiply(2 * NH, rows, steps, a.dgates, L, 1, a.steps, rows, d.gate_weight, rows, 1);
-        for (int64_t g = 0; g < 2 * NH; g++)
-            for (int64_t s = 0; s < L; s += WIDTH) d.gate_bias[g] += total(load(a.dgates + g * L + s));
-        multiply(3 * E, L, 2 * NH, w->gate_weight, 1, 3 * E, a.dgates, L, a.dqkv, L, 1);
-
-        memset(a.dinput, 0, sizeof(float) * E * L);
-        FN(headwise_backward)(size, L, w->q_weight, a.convolved, L, a.dqkv, a.dconvolved, d.q_weight);
-        FN(headwise_backward)(size, L, w->k_weight, a.convolved, L, a.dqkv + E * L, a.dconvolved, d.k_weight);
-        FN(headwise_backward)(size, L, w->v_weight, a.input + HISTORY, stride, a.dqkv + 2 * E * L, a.dinput,
-                              d.v_weight);
-
-        for (int64_t channel = 0; channel < E; channel++) {
-            const float *x = a.input + channel * stride + HISTORY;
-            float *dx = a.dinput + channel * L, *next = later + channel * LANES, dsum[MAX_LANES + LANES];
-            vec bias = splat(0.0f);
-            for (int64_t s = 0; s < L; s += WIDTH) {
-                const vec dz = load(a.dconvolved + channel * L + s) * load(a.silu_slope + channel * L + s);
-                store(dsum + s, dz);
-                bias += dz;
-            }
-            memcpy(dsum + L, next, sizeof(float) * LANES);
-            memcpy(next, dsum, sizeof(float) * LANES);
-            d.conv_bias[channel] += total(bias);
-            for (int64_t lag = 0; lag < K; lag++) {
-                const float tap = w->conv_weight[(K - 1 - lag) * E + channel], *mask = a.mask + lag * ahead;
-                float own_segment[MAX_LANES + LANES], *masked = a.age ? own_segment : dsum;
-                vec sum = splat(0.0f);
-                for (int64_t s = 0; a.age && s < ahead; s += WIDTH) store(masked + s, load(dsum + s) * load(mask + s));
-                for (int64_t s = 0; s < L; s += WIDTH) {
-                    sum += load(masked + s) * load(x + s - lag);
-                    store(dx + s, load(dx + s) + tap * load(masked + s + lag));
-                }
-                d.conv_weight[(K - 1 - lag) * E + channel] += total(sum);
-                if (t == 0)
-                    for (int64_t back = 1; back <= lag; back++)
-                        dwindow[(K - 1 - back) * E + channel] += tap * masked[lag - back];
-            }
-        }
-        FN(to_steps)(a.dinput, L, steps, E, dup + t * 2 * E, 2 * E);
-        FN(to_steps)(a.dgate, L, steps, E, dup + t * 2 * E + E, 2 * E);
+/* From a->dmixed to the gradients of h, in its place, of the convolution's output and of the output gate; a->mixed is
+ * computed again on the way. */
+static void FN(mixer_outputs_backward)(const mlstm_block_sizes *size, const mlstm_block_weights *w, int64_t g,
+                                       int64_t L, const float *h, const mlstm_block_arrays *a,
+                                       const mlstm_block_gradients *d) {
+    const int64_t DH = size->head.DV, gates = size->E * L;
+    float means[MAX_LANES], scales[MAX_LANES], sums[MAX_LANES] = {0}, alongs[MAX_LANES] = {0};
+    for (int64_t s = 0; s < L; s += WIDTH) {
+        vec mean;
+        store(scales + s, FN(moments)(h + s, DH, L, size->head_norm_eps, &mean));
+        store(means + s, mean);
     }
-    for (int64_t g = 0; g < NH; g++) FN(scatter_memory)(&head, b * NH + g, dmemory + g * floats, dc_out, dn_out, NULL);
+    for (int64_t e = 0; e < DH; e++) {
+        const int64_t channel = g * DH + e;
+        const float weight = w->head_norm[channel], skip = w->skip[channel];
+        vec dweight = splat(0.0f), dskip = splat(0.0f);
+        for (int64_t s = 0; s < L; s += WIDTH) {
+            const int64_t at = channel * L + s;
+            const vec normed = (load(h + e * L + s) - load(means + s)) * load(scales + s), x = load(a->convolved + at);
+            const vec gate = load(a->up + gates + at), open = sigmoid(gate), given = load(a->dmixed + at);
+            const vec sum = normed * weight + x * skip, dsum = given * gate * open, dnormed = dsum * weight;
+            store(a->mixed + at, sum * gate * open);
+            store(a->dup + gates + at, given * sum * open * (1.0f + gate * (1.0f - open)));
+            store(a->dconvolved + at, dsum * skip);
+            store(a->dmixed + at, dnormed);
+            store(sums + s, load(sums + s) + dnormed);
+            store(alongs + s, load(alongs + s) + dnormed * normed);
+            dweight += dsum * normed;
+            dskip += dsum * x;
+        }
+        d->head_norm[channel] += total(dweight);
+        d->skip[channel] += total(dskip);
+    }
+    for (int64_t e = 0; e < DH; e++)
+        for (int64_t s = 0; s < L; s += WIDTH) {
+            const int64_t at = (g * DH + e) * L + s;
+            const vec scale = load(scales + s), normed = (load(h + e * L + s) - load(means + s)) * scale;
+            const vec mean = (load(sums + s) + normed * load(alongs + s)) * (1.0f / (float)DH);
+            store(a->dmixed + at, (load(a->dmixed + at) - mean) * scale);
+        }
 }

@@ -1,22 +1,24 @@
-"""The paper's blocks, but for their dense projections: on a CPU as one call into the C core each, forward and back; on
-a CUDA device as Triton's kernels for what lies before the memory and for what follows it.
+"""The paper's blocks in few calls: on a CPU one into the C core, forward and back, for all of the mLSTM's block and for
+the sLSTM's mixer; on a CUDA device Triton's kernels for what lies before the memory and for what follows it.
 
-What they do is the blocks' own ``mixer``, which serves everywhere else and is what they are tested against.
+What they do is the blocks' own text, which serves everywhere else and is what they are tested against.
 """
 
 from .conv import conv
 from .conv import runs as runs_conv
-from .mlstm import mlstm_mixer
+from .mlstm import mlstm_block, mLSTMWeights
 from .mlstm import runs as runs_mlstm
 from .norm import norm
 from .norm import runs as runs_norm
 from .slstm import runs as runs_slstm
 from .slstm import slstm_mixer
 from .split_linear import split_linear
+from .tanh_mlp import tanh_mlps
 
 __all__ = [
     "conv",
-    "mlstm_mixer",
+    "mLSTMWeights",
+    "mlstm_block",
     "norm",
     "runs_conv",
     "runs_mlstm",
@@ -24,4 +26,5 @@ __all__ = [
     "runs_slstm",
     "slstm_mixer",
     "split_linear",
+    "tanh_mlps",
 ]

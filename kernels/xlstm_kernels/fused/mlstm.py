@@ -1,86 +1,109 @@
-"""The paper's mLSTM block between its two projections: convolution, maps, gates, memory, head norm, skip, output gate.
+"""The paper's mLSTM block: norm, up-projection, convolution, maps, gates, memory, head norm, skip, output gate,
+down-projection, residual connection.
 
-Shapes: B batch, S sequence, E inner dim, NH heads, DH head dim, K convolution kernel size.
+Shapes: B batch, S sequence, D width, E inner dim, NH heads, DH head dim, K convolution kernel size.
 """
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import buffers, core
 from ..ops.mlstm.compiled import HeadSizes, default_chunk_size, memory_floats
-from ..ops.registration import must_record, register_gradient, register_op
-from ..state import mLSTMState
+from ..ops.registration import must_record, register_gradient, register_op, straight
+from ..state import BlockState, mLSTMState
 from .checks import check_memory
 
+WIDE = 1 << 17  # numbers in the up-projection's half beyond which BLAS forms its gradient faster than the core's chunks
 HISTORY = 16  # as in csrc/core.c: the longest that a convolution looks back
-GATE_WEIGHT = 5  # its place among the weights
+
+
+class mLSTMWeights(NamedTuple):
+    """Of a block, in the order of csrc/types.h."""
+
+    norm: Tensor  # (D)
+    up: Tensor  # (2 E, D)
+    conv: Tensor  # (K, E)
+    conv_bias: Tensor  # (E)
+    q: Tensor  # (blocks, out, in)
+    k: Tensor
+    v: Tensor
+    gates: Tensor  # (2 NH, 3 E)
+    gates_bias: Tensor  # (2 NH)
+    head_norm: Tensor  # (E)
+    skip: Tensor  # (E)
+    down: Tensor  # (D, E)
 
 
 class _Sizes(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("B", "S", "NH", "chunk")),
         ("head", HeadSizes),
-        *((name, ctypes.c_int64) for name in ("E", "K", "block")),
-        ("norm_eps", ctypes.c_float),
+        *((name, ctypes.c_int64) for name in ("D", "E", "K", "block", "centred", "residual", "wide")),
+        *((name, ctypes.c_float) for name in ("norm_eps", "head_norm_eps")),
     ]
 
 
-def runs(up: Tensor, kernel_size: int) -> bool:
+def runs(x: Tensor, kernel_size: int) -> bool:
     """Whether the core takes this input and convolution."""
-    return core.runs(up) and kernel_size <= HISTORY + 1
+    return core.runs(x) and kernel_size <= HISTORY + 1
 
 
-def mlstm_mixer(
-    up: Tensor,
-    window: Tensor,
-    state: mLSTMState,
-    weights: Sequence[Tensor],
+def mlstm_block(
+    x: Tensor,
+    state: BlockState,
+    weights: mLSTMWeights,
     resets: Tensor | None,
     lengths: Tensor | None,
     *,
+    centred: bool,
+    residual: bool,
     norm_eps: float,
-) -> tuple[Tensor, mLSTMState]:
-    """From the up-projection's output to what the down-projection reads, and the memory after it.
+    head_norm_eps: float,
+) -> tuple[Tensor, BlockState]:
+    """The residual stream after the block, and its state.
 
     Args:
-        up: the memory's input beside the output gate's, (B, S, 2 E).
-        window: the memory's last inputs before these, (B, K - 1, E).
-        state: the memory's.
-        weights: of convolution (K, E), its bias (E), maps of q, k and v (blocks, out, in), gates (2 NH, 3 E), their
-            bias (2 NH), head norm (E) and skip (E).
+        x: the residual stream (B, S, D).
+        state: the window (B, K - 1, E) of the convolution and the memory.
+        weights: the block's.
         resets: bool (B, S); where true, the row forgets everything before it reads that step.
-        lengths: integers (B,); row b ends after its first ``lengths[b]`` steps, beyond them its outputs are zero.
-        norm_eps: of the head norm.
+        lengths: integers (B,); row b ends after its first ``lengths[b]`` steps, beyond them nothing is added.
+        centred: whether the block's norm is a LayerNorm, not an RMSNorm.
+        residual: whether to return x plus what the block adds to it, or that alone.
+        norm_eps, head_norm_eps: of the norms.
 
     Returns:
-        (B, S, E) in the dtype of ``up``, and the state after it in float32.
+        (B, S, D) in the dtype of ``x``, and the state after it in float32.
 
     Raises:
-        ValueError: the state does not fit ``up`` and the weights.
+        ValueError: the memory does not fit ``x`` and the weights.
         TypeError: it is not float32.
     """
-    E, NH = up.shape[2] // 2, len(weights[GATE_WEIGHT]) // 2
-    check_memory(up, state, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
-    given = (up, window, state.c, state.n, state.m.detach())
-    x, window, c, n, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
+    memory = state.cell
+    assert isinstance(memory, mLSTMState)
+    E, NH = weights.skip.shape[0], weights.gates_bias.shape[0] // 2
+    check_memory(x, memory, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
+    given = (x, state.conv, memory.c, memory.n, memory.m.detach())
+    x32, window, c, n, m = (core.plain(tensor) for tensor in given)
+    plain = [core.plain(weight) for weight in weights]
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
-    record = must_record(x, window, c, n, *plain)
-    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    run = _operator if record or torch.compiler.is_compiling() else _forward
-    y, c, n, m, *_ = run(x, window, c, n, m, plain, resets, lengths, norm_eps, record)
-    return y.to(up.dtype), mLSTMState(c, n, m)
+    record = must_record(x32, window, c, n, *plain)
+    run = _run if record or torch.compiler.is_compiling() else _forward
+    y, window, c, n, m, *_ = run(
+        x32, window, c, n, m, plain, resets, lengths, centred, residual, norm_eps, head_norm_eps, record
+    )
+    return y.to(x.dtype), BlockState(window, mLSTMState(c, n, m))
 
 
-_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # y, c, n and m, then the tape
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # y, window, c, n and m, then the tape
 
 
 def _outputs(
-    up: Tensor,
+    x: Tensor,
     window: Tensor,
     c: Tensor,
     n: Tensor,
@@ -88,22 +111,25 @@ def _outputs(
     weights: list[Tensor],
     resets: Tensor | None,
     lengths: Tensor | None,
+    centred: bool,
+    residual: bool,
     norm_eps: float,
+    head_norm_eps: float,
     record: bool,
 ) -> _Outputs:
-    """Room for the outputs; the tape holds h with each step's normaliser and m, and the memories between chunks."""
-    B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
-    NH, DH = c.shape[1], c.shape[2]
+    """Room for the outputs; the tape holds what csrc/types.h says of each chunk, and the memories between chunks."""
+    B, S, _ = x.shape
+    _, NH, DH, _ = c.shape
     L = default_chunk_size(S, DH)
     chunks = (S + L - 1) // L
-    steps = buffers.empty((B, chunks * L * (E + 2 * NH)) if record else (0,), like=up)
-    memories = buffers.empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,), like=up)
-    c, n, m = (x.new_empty(x.shape) for x in (c, n, m))
-    return buffers.empty((B, S, E), like=up), c, n, m, steps, memories
+    steps = buffers.empty((B, chunks * L * NH * (3 * DH + 2)) if record else (0,), like=x)
+    memories = buffers.empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,), like=x)
+    window, c, n, m = map(torch.empty_like, (window, c, n, m))
+    return buffers.empty(x.shape, like=x), window, c, n, m, steps, memories
 
 
 def _forward(
-    up: Tensor,
+    x: Tensor,
     window: Tensor,
     c: Tensor,
     n: Tensor,
@@ -111,22 +137,26 @@ def _forward(
     weights: list[Tensor],
     resets: Tensor | None,
     lengths: Tensor | None,
+    centred: bool,
+    residual: bool,
     norm_eps: float,
+    head_norm_eps: float,
     record: bool,
 ) -> _Outputs:
-    outputs = _outputs(up, window, c, n, m, weights, resets, lengths, norm_eps, record)
+    outputs = _outputs(x, window, c, n, m, weights, resets, lengths, centred, residual, norm_eps, head_norm_eps, record)
     y, *last, steps, memories = outputs
     tape = (steps, memories) if record else (None, None)
-    sizes = _sizes(up, window, c, weights, norm_eps)
-    core.call("xlstm_mlstm_mixer_forward", sizes, weights, up, window, resets, lengths, c, n, m, y, *tape, *last)
+    sizes = _sizes(x, window, c, weights, centred, residual, norm_eps, head_norm_eps)
+    core.call("xlstm_mlstm_block_forward", sizes, weights, x, window, resets, lengths, c, n, m, y, *tape, *last)
     return outputs
 
 
 def _backward(
     dy: Tensor,
+    dwindow: Tensor | None,
     dc: Tensor,
     dn: Tensor,
-    up: Tensor,
+    x: Tensor,
     window: Tensor,
     c: Tensor,
     weights: list[Tensor],
@@ -134,30 +164,35 @@ def _backward(
     lengths: Tensor | None,
     steps: Tensor,
     memories: Tensor,
+    centred: bool,
+    residual: bool,
     norm_eps: float,
+    head_norm_eps: float,
 ) -> list[Tensor]:
-    gradients = [buffers.empty(x.shape, like=x) for x in (up, window, dc, dn)]
-    shapes = [weight.shape for weight in weights]
-    gates, columns = shapes.pop(GATE_WEIGHT)
-    shapes.append(
-        torch.Size((gates, core.whole(columns)))
-    )  # in mlstm_mixer_gradients it comes last, in rows of whole vectors
-    blocks = up.new_zeros(torch.get_num_threads(), sum(shape.numel() for shape in shapes))
-    given = (x.contiguous() for x in (dy, dc, dn))
-    sizes = _sizes(up, window, c, weights, norm_eps)
-    arrays = (up, window, resets, lengths, steps, memories, *given, *gradients, blocks)
-    core.call("xlstm_mlstm_mixer_backward", sizes, weights, *arrays)
-    parts = blocks[0].split([shape.numel() for shape in shapes])
-    *dweights, dgates = (part.view(shape).clone() for part, shape in zip(parts, shapes, strict=True))
-    dweights.insert(GATE_WEIGHT, dgates[:, :columns].contiguous())
-    return [*gradients, *dweights]
+    gradients = [buffers.empty(x.shape, like=x), *map(torch.empty_like, (window, dc, dn, *weights))]
+    dweights = mLSTMWeights(*gradients[4:])
+    dwindow = None if dwindow is None else dwindow.contiguous()
+    given = (dy.contiguous(), dwindow, dc.contiguous(), dn.contiguous())
+    sizes = _sizes(x, window, c, weights, centred, residual, norm_eps, head_norm_eps)
+    operands = None
+    if sizes.wide:
+        shape = (*x.shape[:2], 3 * sizes.E + sizes.D)
+        operands = buffers.empty(shape, like=x) if lengths is None else x.new_zeros(shape)
+    arrays = (x, window, resets, lengths, steps, memories, *given, *gradients[:4], operands)
+    core.call("xlstm_mlstm_block_backward", sizes, weights, *arrays, dweights)
+    if operands is not None:
+        dup, mixed, normed = operands.flatten(0, 1).split((2 * sizes.E, sizes.E, sizes.D), dim=1)
+        torch.mm(dup.T, normed, out=dweights.up)
+        torch.mm(given[0].flatten(0, 1).T, mixed, out=dweights.down)
+    return gradients
 
 
 def _gradients(
     dy: Tensor,
+    dwindow: Tensor | None,
     dc: Tensor,
     dn: Tensor,
-    up: Tensor,
+    x: Tensor,
     window: Tensor,
     c: Tensor,
     weights: list[Tensor],
@@ -165,39 +200,54 @@ def _gradients(
     lengths: Tensor | None,
     steps: Tensor,
     memories: Tensor,
+    centred: bool,
+    residual: bool,
     norm_eps: float,
+    head_norm_eps: float,
 ) -> list[Tensor]:
-    """Room for the gradients of up, window, c, n and the weights."""
-    return [x.new_empty(x.shape) for x in (up, window, dc, dn, *weights)]
+    """Room for the gradients of x, window, c, n and the weights."""
+    return [tensor.new_empty(tensor.shape) for tensor in (x, window, dc, dn, *weights)]
 
 
-def _sizes(up: Tensor, window: Tensor, c: Tensor, weights: Sequence[Tensor], norm_eps: float) -> _Sizes:
-    B, S, E = up.shape[0], up.shape[1], up.shape[2] // 2
-    NH, DH = c.shape[1], c.shape[2]
-    block = weights[2].shape[-1]
+def _sizes(
+    x: Tensor,
+    window: Tensor,
+    c: Tensor,
+    weights: list[Tensor],
+    centred: bool,
+    residual: bool,
+    norm_eps: float,
+    head_norm_eps: float,
+) -> _Sizes:
+    B, S, D = x.shape
+    _, NH, DH, _ = c.shape
     head = HeadSizes(DH, DH, core.whole(DH), 1)
-    return _Sizes(B, S, NH, default_chunk_size(S, DH), head, E, window.shape[1] + 1, block, norm_eps)
+    block = mLSTMWeights(*weights).q.shape[-1]
+    E = NH * DH
+    numbers = (D, E, window.shape[1] + 1, block, centred, residual, D * E >= WIDE)
+    return _Sizes(B, S, NH, default_chunk_size(S, DH), head, *numbers, norm_eps, head_norm_eps)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-    up, window, c, _, _, weights, resets, lengths, ctx.norm_eps, _ = inputs
-    y, c_after, n_after, m, steps, memories = output
+    x, window, c, _, _, weights, resets, lengths, *ctx.options, _ = inputs
+    _, _, c_after, n_after, m, steps, memories = output
     ctx.mark_non_differentiable(m, steps, memories)
     ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
-    ctx.save_for_backward(up, window, c, resets, lengths, steps, memories, *weights)
-    ctx.shapes = y.shape, c_after.shape, n_after.shape
+    ctx.save_for_backward(x, window, c, resets, lengths, steps, memories, *weights)
+    ctx.shapes = x.shape, c_after.shape, n_after.shape
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-    up, window, c, resets, lengths, steps, memories, *weights = ctx.saved_tensors
-    given = zip(gradients, ctx.shapes, strict=False)  # of y, c, n; there is none of m and of the tape
-    dy, dc, dn = (up.new_zeros(shape) if dx is None else dx for dx, shape in given)
-    dup, dwindow, dc, dn, *dweights = _backward_operator(
-        dy, dc, dn, up, window, c, weights, resets, lengths, steps, memories, ctx.norm_eps
+    x, window, c, resets, lengths, steps, memories, *weights = ctx.saved_tensors
+    dy, dwindow, dc, dn = gradients[:4]  # there is none of m and of the tape
+    given = zip((dy, dc, dn), ctx.shapes, strict=True)
+    dy, dc, dn = (x.new_zeros(shape) if dx is None else dx for dx, shape in given)
+    dx, dwindow, dc, dn, *dweights = _run_backward(
+        dy, dwindow, dc, dn, x, window, c, weights, resets, lengths, steps, memories, *ctx.options
     )
-    return dup, dwindow, dc, dn, None, dweights, None, None, None, None
+    return dx, dwindow, dc, dn, None, dweights, *[None] * 7
 
 
-_operator = register_op("mlstm_mixer", _forward, _outputs, device="CPU")
-_backward_operator = register_op("mlstm_mixer_backward", _backward, _gradients, device="CPU")
-register_gradient(_operator, _setup_context, _differentiate)
+_operator = register_op("mlstm_block", _forward, _outputs, device="CPU")
+_run = register_gradient(_operator, _setup_context, _differentiate, num_results=5)
+_run_backward = straight(register_op("mlstm_block_backward", _backward, _gradients, device="CPU"))

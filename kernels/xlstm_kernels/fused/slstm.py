@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import buffers, core
-from ..ops.registration import must_record, register_gradient, register_op
+from ..ops.registration import must_record, register_gradient, register_op, straight
 from ..ops.slstm.average import from_average, to_average
 from ..state import sLSTMState
 from .checks import check_memory
@@ -62,9 +62,8 @@ def slstm_mixer(
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x32, window, h, y, lam, *plain)
-    # Without gradients the call is direct: the dispatcher's way to an operator takes longer than a step.
-    run = _operator if record or torch.compiler.is_compiling() else _forward
-    out, h, y, lam, m, _ = run(x32, window, h, y, lam, m, plain, resets, lengths, norm_eps, record)
+    run = _run if record or torch.compiler.is_compiling() else _forward
+    out, h, y, lam, m, *_ = run(x32, window, h, y, lam, m, plain, resets, lengths, norm_eps, record)
     return out.to(x.dtype), sLSTMState(h, *from_average(y, lam, m, relative=False), m)
 
 
@@ -176,15 +175,15 @@ def _differentiate(ctx: Any, dout: Tensor | None, *dstate: Tensor | None) -> tup
     x, window, h, resets, lengths, tape, *weights = ctx.saved_tensors
     dout = torch.zeros_like(x) if dout is None else dout
     dh, dy, dlam = (torch.zeros_like(h) if d is None else d for d in dstate[:3])
-    dx, dwindow, dh, dy, dlam, *dweights = _backward_operator(
+    dx, dwindow, dh, dy, dlam, *dweights = _run_backward(
         dout, dh, dy, dlam, x, window, h, weights, resets, lengths, tape, ctx.norm_eps
     )
     return dx, dwindow, dh, dy, dlam, None, dweights, None, None, None, None
 
 
 _operator = register_op("slstm_mixer", _forward, _outputs, device="CPU")
-_backward_operator = register_op("slstm_mixer_backward", _backward, _gradients, device="CPU")
-register_gradient(_operator, _setup_context, _differentiate)
+_run = register_gradient(_operator, _setup_context, _differentiate, num_results=5)
+_run_backward = straight(register_op("slstm_mixer_backward", _backward, _gradients, device="CPU"))
 
 
 def _sizes(x: Tensor, window: Tensor, h: Tensor, norm_eps: float) -> _Sizes:

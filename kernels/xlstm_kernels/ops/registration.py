@@ -7,7 +7,8 @@ where nothing traces, even that is more than a small kernel takes, and the funct
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -61,22 +62,22 @@ def register_gradient(
 ) -> Callable[P, Any]:
     """Differentiate an operator by ``backward``, once; return what runs it, straight where nothing traces.
 
-    An operator that takes lists of tensors is to be called itself: straight, autograd would not look into them.
+    An operator that returns a list of tensors is to be called itself: straight, autograd would not look into it.
 
     Args:
         num_results: how many of its outputs callers get. The others are its tape, which autograd handles only where
             something traces: it takes microseconds for each output. None: all, or its one output.
     """
     implementation = _IMPLEMENTATIONS[operator]
-    record = differentiated(implementation, setup_context, backward, num_results=num_results)
+    record = _with_lists(implementation, setup_context, backward, num_results)
 
     @functools.wraps(implementation)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
         output: Any
-        if traced():
+        if traced() or kwargs:
             output = operator(*args, **kwargs)
         elif torch.is_grad_enabled():
-            return record(*args, **kwargs)
+            return record(*args)
         else:
             output = implementation(*args, **kwargs)
         return output if num_results is None else output[:num_results]
@@ -112,6 +113,38 @@ def differentiated(
             return backward(ctx, *gradients)
 
     return Differentiated.apply
+
+
+def _with_lists(
+    forward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    num_results: int | None,
+) -> Callable[..., Any]:
+    """``differentiated``, of a function that takes lists of tensors: autograd gets these one by one."""
+
+    def setup_nested(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        sizes, *flat = inputs
+        setup_context(ctx, _nested(flat, sizes), output)
+
+    record = differentiated(
+        lambda sizes, *flat: forward(*_nested(flat, sizes)),
+        setup_nested,
+        lambda ctx, *gradients: (None, *_flat(backward(ctx, *gradients))),
+        num_results=num_results,
+    )
+    return lambda *inputs: record([len(x) if isinstance(x, list) else None for x in inputs], *_flat(inputs))
+
+
+def _flat(inputs: Sequence[Any]) -> list[Any]:
+    """The inputs, those in lists one by one."""
+    return [x for given in inputs for x in (given if isinstance(given, list) else (given,))]
+
+
+def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
+    """The inverse of ``_flat``: a size is that of a list, None of what was none."""
+    rest = iter(flat)
+    return [next(rest) if size is None else list(islice(rest, size)) for size in sizes]
 
 
 def traced() -> bool:
