@@ -25,6 +25,7 @@ from rl_memory_report import draw, finished_cells, print_table, read
 ENVIRONMENTS = (
     "CartPoleNoVel-v1",
     "PendulumNoVel-v1",
+    "MountainCarContinuousNoVel-v0",
     "popgym-RepeatPreviousEasy-v0",
     "popgym-RepeatFirstEasy-v0",
     "popgym-AutoencodeEasy-v0",

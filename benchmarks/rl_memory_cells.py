@@ -170,17 +170,18 @@ def make_model(cell: Cell, recipe: Recipe) -> BaseAlgorithm:
     if cell.algorithm == "recurrent_ppo":
         settings = ZOO.get(cell.environment) or {**settings, "policy_kwargs": ZOO_POLICY}
         return RecurrentPPO("MlpLstmPolicy", scaled(env, cell, settings), **settings, **shared)
+    noise = {k: v for k, v in recipe.model.get("policy_kwargs", {}).items() if k == "log_std_init"}
     frames = VecFrameStack(env, 4) if cell.algorithm == "ppo_4_frames" else env
-    return PPO("MlpPolicy", scaled(frames, cell, settings), **settings, **shared)
+    return PPO("MlpPolicy", scaled(frames, cell, settings), **settings, policy_kwargs=noise, **shared)
 
 
 def with_memory(settings: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
     """``settings`` with another memory, of the same width."""
     policy_kwargs = settings.get("policy_kwargs", {})
-    if not memory:
-        return settings
-    width = policy_kwargs.get("memory", {}).get("embedding_dim", 64)
-    return {**settings, "policy_kwargs": {**policy_kwargs, "memory": {"embedding_dim": width, **memory}}}
+    given = dict(policy_kwargs.get("memory", {}))
+    if memory.get("cell") in ("lstm", "gru"):
+        given.pop("scale", None)  # theirs begin small by themselves
+    return {**settings, "policy_kwargs": {**policy_kwargs, "memory": {**given, **memory}}}
 
 
 def scaled(env: VecEnv, cell: Cell, settings: dict[str, Any]) -> VecEnv:
