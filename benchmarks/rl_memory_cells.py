@@ -23,6 +23,7 @@ POINTS = 25  # of a learning curve
 EPISODES = 50  # of the evaluation at its end
 MEMORIES: dict[str, dict[str, Any]] = {
     "xlstm": {},  # the recipe's
+    "xlstm_scale_1": {"scale": 1.0},
     "slstm": {"cell": "slstm"},
     "lstm": {"cell": "lstm"},
     "gru": {"cell": "gru"},
