@@ -23,6 +23,7 @@ POINTS = 25  # of a learning curve
 EPISODES = 50  # of the evaluation at its end
 MEMORIES: dict[str, dict[str, Any]] = {
     "xlstm": {},  # the recipe's
+    "xlstm_scale_1": {"scale": 1.0},
     "slstm": {"cell": "slstm"},
     "lstm": {"cell": "lstm"},
     "gru": {"cell": "gru"},
@@ -60,40 +61,104 @@ class Cell(NamedTuple):
     seed: int
 
 
-class Curve(BaseCallback):
-    """Append the mean reward of the episodes that ended in each part of the training to the CSV."""
+class Plan(NamedTuple):
+    """Where cells write to, and until when."""
 
-    def __init__(self, cell: Cell, csv: Path, steps: int) -> None:
+    csv: Path
+    steps: int | None = None  # instead of the recipe's
+    checkpoints: Path | None = None
+    end: float = float("inf")  # of ``time.time()``
+
+
+class Curve(BaseCallback):
+    """Append the mean reward of the episodes that ended in each part of the training to the CSV; save and stop.
+
+    It saves before a rollout, when all that was collected has been learnt.
+    """
+
+    def __init__(self, cell: Cell, plan: Plan, steps: int) -> None:
         super().__init__()
-        self.cell, self.csv, self.part = cell, csv, steps / POINTS
+        self.cell, self.plan, self.part = cell, plan, steps / POINTS
         self.rewards: list[float] = []
-        self.points = 0
+        self.points = self.saved = 0
+        self.stopped = False
+
+    def _on_training_start(self) -> None:
+        self.points = self.saved = int(self.num_timesteps / self.part)
+
+    def _on_rollout_start(self) -> None:
+        self.stopped = time.time() > self.plan.end
+        if self.plan.checkpoints and (self.stopped or self.points > self.saved):
+            save(self.model, self.plan.checkpoints, self.cell)
+            self.saved = self.points
 
     def _on_step(self) -> bool:
+        if self.stopped:
+            return False
         self.rewards += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
         if self.num_timesteps >= (self.points + 1) * self.part:
             self.points += 1
             if self.rewards:
-                append(self.csv, self.cell, "training", self.num_timesteps, float(np.mean(self.rewards)), 0)
+                append(self.plan.csv, self.cell, "training", self.num_timesteps, float(np.mean(self.rewards)), 0)
                 self.rewards = []
         return True
 
 
-def train_cell(cell: Cell, csv: Path, steps: int | None = None) -> str:
-    """Train and evaluate; the curve and the evaluation are rows of the CSV. Returns a line that tells the outcome."""
+def train_cell(cell: Cell, plan: Plan) -> str | None:
+    """Train and evaluate; the curve and the evaluation are rows of the CSV.
+
+    Returns:
+        A line that tells the outcome; None where it was too late to begin.
+    """
+    if time.time() > plan.end:
+        return None
+    name = f"{cell.environment} {cell.algorithm} seed {cell.seed}"
     torch.set_num_threads(1)
     if "-" in cell.environment:
         with contextlib.suppress(ImportError):  # popgym-..., MiniGrid-...: importing the package registers them
             importlib.import_module(cell.environment.split("-")[0].lower())
     recipe = load_recipe(cell.environment)
-    steps = steps or recipe.n_timesteps
+    steps = plan.steps or recipe.n_timesteps
     model = make_model(cell, recipe)
-    began = time.perf_counter()
-    model.learn(steps, callback=Curve(cell, csv, steps))
-    fps = model.num_timesteps / (time.perf_counter() - began)
+    if plan.checkpoints and checkpoint(plan.checkpoints, cell).exists():
+        model = restored(model, plan.checkpoints, cell)
+    curve, began, before = Curve(cell, plan, steps), time.perf_counter(), model.num_timesteps
+    model.learn(steps - before, callback=curve, reset_num_timesteps=False)
+    fps = (model.num_timesteps - before) / (time.perf_counter() - began)
+    if curve.stopped:
+        return f"{name}: stopped at {model.num_timesteps:,} ({fps:.0f} steps/s)"
     reward = evaluate(model)
-    append(csv, cell, "evaluation", model.num_timesteps, reward, fps)
-    return f"{cell.environment} {cell.algorithm} seed {cell.seed}: {reward:.3f} ({fps:.0f} steps/s)"
+    append(plan.csv, cell, "evaluation", model.num_timesteps, reward, fps)
+    if plan.checkpoints:
+        for suffix in (".zip", ".pkl"):
+            checkpoint(plan.checkpoints, cell).with_suffix(suffix).unlink(missing_ok=True)
+    return f"{name}: {reward:.3f} ({fps:.0f} steps/s)"
+
+
+def checkpoint(folder: Path, cell: Cell) -> Path:
+    return folder / f"{cell.environment}_{cell.algorithm}_{cell.seed}.zip"
+
+
+def save(model: BaseAlgorithm, folder: Path, cell: Cell) -> None:
+    """The model with its optimiser, and the scales of its environments; a file is replaced whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = checkpoint(folder, cell)
+    scales = model.get_vec_normalize_env()
+    if scales is not None:
+        scales.save(str(path.with_suffix(".pkl")))
+    unfinished = path.with_suffix(".part.zip")
+    model.save(unfinished)
+    unfinished.replace(path)
+
+
+def restored(model: BaseAlgorithm, folder: Path, cell: Cell) -> BaseAlgorithm:
+    """The saved one in the environments of ``model``, where it begins new episodes with new noise."""
+    path, env = checkpoint(folder, cell), model.get_env()
+    if isinstance(env, VecNormalize):
+        env = VecNormalize.load(str(path.with_suffix(".pkl")), env.venv)
+    model = type(model).load(path, env=env, device="cpu")
+    model.set_random_seed(cell.seed + model.num_timesteps)
+    return model
 
 
 def make_model(cell: Cell, recipe: Recipe) -> BaseAlgorithm:
@@ -106,17 +171,18 @@ def make_model(cell: Cell, recipe: Recipe) -> BaseAlgorithm:
     if cell.algorithm == "recurrent_ppo":
         settings = ZOO.get(cell.environment) or {**settings, "policy_kwargs": ZOO_POLICY}
         return RecurrentPPO("MlpLstmPolicy", scaled(env, cell, settings), **settings, **shared)
+    noise = {k: v for k, v in recipe.model.get("policy_kwargs", {}).items() if k == "log_std_init"}
     frames = VecFrameStack(env, 4) if cell.algorithm == "ppo_4_frames" else env
-    return PPO("MlpPolicy", scaled(frames, cell, settings), **settings, **shared)
+    return PPO("MlpPolicy", scaled(frames, cell, settings), **settings, policy_kwargs=noise, **shared)
 
 
 def with_memory(settings: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
     """``settings`` with another memory, of the same width."""
     policy_kwargs = settings.get("policy_kwargs", {})
-    if not memory:
-        return settings
-    width = policy_kwargs.get("memory", {}).get("embedding_dim", 64)
-    return {**settings, "policy_kwargs": {**policy_kwargs, "memory": {"embedding_dim": width, **memory}}}
+    given = dict(policy_kwargs.get("memory", {}))
+    if memory.get("cell") in ("lstm", "gru"):
+        given.pop("scale", None)  # theirs begin small by themselves
+    return {**settings, "policy_kwargs": {**policy_kwargs, "memory": {**given, **memory}}}
 
 
 def scaled(env: VecEnv, cell: Cell, settings: dict[str, Any]) -> VecEnv:

@@ -10,6 +10,7 @@ from rl_memory_cells import ALGORITHMS, Cell
 COLUMNS = ("environment", "algorithm", "seed", "phase", "step", "reward", "fps")
 LABELS = {
     "xlstm": "xLSTM (mLSTM block)",
+    "xlstm_scale_1": "xLSTM, at scale 1",
     "slstm": "xLSTM (sLSTM block)",
     "lstm": "LSTM, same trainer",
     "gru": "GRU, same trainer",
@@ -18,7 +19,11 @@ LABELS = {
     "ppo_4_frames": "PPO, 4 frames",
 }
 COLOURS = dict(
-    zip(ALGORITHMS, ("#c2410c", "#ea9a5b", "#1d4ed8", "#0e9f8e", "#7c3aed", "#64748b", "#a8a29e"), strict=True)
+    zip(
+        ALGORITHMS,
+        ("#c2410c", "#facc15", "#ea9a5b", "#1d4ed8", "#0e9f8e", "#7c3aed", "#64748b", "#a8a29e"),
+        strict=True,
+    )
 )
 WORLDS = ["environment", "algorithm"]
 
@@ -80,6 +85,7 @@ def draw(results: pd.DataFrame, picture: Path) -> None:
     for environment, panel in panels.items():
         panel.set_title(environment.removeprefix("popgym-"), loc="left", fontsize=10, weight="bold")
         panel.set_xlabel("environment steps", fontsize=8)
+        panel.xaxis.set_major_locator(plt.MaxNLocator(5))
         panel.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:,.0f}k")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", alpha=0.25)

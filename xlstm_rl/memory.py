@@ -52,6 +52,7 @@ class StackMemory(Memory):
         self.output_dim = config.embedding_dim
         self.encoder = nn.Linear(features_dim, self.output_dim)
         self.stack = xLSTMBlockStack(config.stack)
+        nn.init.constant_(self.stack.norm.weight, config.scale)
         self._form = self.stack.initial_state(1)  # tells unpack the shapes
         self._stepper: StackStepper | None = None
         self._is_stepping = False

@@ -56,7 +56,8 @@ class MlpPolicy(ActorCriticPolicy):
         action_space: action space.
         lr_schedule: learning rate schedule.
         memory: options of the memory: ``cell="xlstm"``, ``embedding_dim=64``, ``num_blocks=1``, ``critic="shared"``,
-            ``skip``, ``reset_on_done``, and for xLSTM cells any field of ``xLSTMConfig``: see ``MemoryConfig``.
+            ``skip``, ``reset_on_done``, and for xLSTM cells ``scale`` and any field of ``xLSTMConfig``: see
+            ``MemoryConfig``.
         normalize: keep running scales of the returns, and of the features where the extractor learns nothing, inside
             the policy, so that it learns alike in any units. They change between rollouts only and are saved with it.
         optimizer_class, optimizer_kwargs: as SB3's, but the default is an Adam in fewer and larger operations, which

@@ -46,6 +46,18 @@ def test_a_sequence_equals_its_steps(memory, resets):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_its_first_outputs_are_smaller_than_features_of_unit_scale(memory):
+    y, _ = memory(torch.randn(50, S, F), memory.initial_state(50))
+    assert y.square().mean().sqrt() < 0.5
+
+
+@pytest.mark.parametrize("cell", ["mlstm", "slstm"])
+def test_the_scale_of_the_first_outputs_is_the_one_asked_for(cell):
+    memory = build_memory(F, MemoryConfig.from_options({"cell": cell, "scale": 2.0}))
+    y, _ = memory(torch.randn(50, S, F), memory.initial_state(50))
+    assert 1.9 < y.square().mean().sqrt() < 2.1
+
+
 def test_gradients_of_a_sequence_are_those_of_its_steps(memory, resets):
     features, state, weight = torch.randn(B, S, F), used(memory), torch.randn(B, S, 16)
     gradients = [

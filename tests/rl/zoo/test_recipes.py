@@ -8,7 +8,7 @@ from xlstm_rl.envs import EpisodeClock
 from xlstm_rl.sequences import plan_sequences
 from xlstm_rl.zoo import HYPERPARAMETERS, load_recipe, recipe_names
 
-OURS = ["CartPoleNoVel-v1", "PendulumNoVel-v1", "TMaze50-v0", "TMaze200-v0"]
+OURS = ["CartPoleNoVel-v1", "PendulumNoVel-v1", "MountainCarContinuousNoVel-v0", "TMaze50-v0", "TMaze200-v0"]
 
 
 @pytest.mark.parametrize("env_id", recipe_names())
