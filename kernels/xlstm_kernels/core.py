@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 LANES = 16  # as in csrc/core.c: the widest vector, of which chunks and widths are multiples
 PANEL = 16  # as there: columns of a matrix that lie together
+INTERFACE = 2  # as there: of its functions
 
 
 def _find() -> ctypes.CDLL | None:
@@ -19,6 +21,12 @@ def _find() -> ctypes.CDLL | None:
     try:
         core = ctypes.CDLL(spec.origin)  # torch is loaded by now and brings the OpenMP symbols
     except OSError:
+        return None
+    if not hasattr(core, "xlstm_interface") or core.xlstm_interface() != INTERFACE:
+        warnings.warn(
+            f"PyTorch runs instead of the core {spec.origin}, which was built from other sources: install anew",
+            stacklevel=2,
+        )
         return None
     core.xlstm_instruction_set(-1)
     return core

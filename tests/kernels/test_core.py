@@ -18,6 +18,14 @@ def test_backends_names_the_compiled_core_where_it_was_built() -> None:
     assert backends()["mlstm"][:2] == backends()["slstm"] == ("native", "compiled")
 
 
+@needs_core
+def test_a_core_built_from_other_sources_is_refused_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert core._find() is not None
+    monkeypatch.setattr(core, "INTERFACE", core.INTERFACE + 1)
+    with pytest.warns(UserWarning, match="install anew"):
+        assert core._find() is None
+
+
 def test_without_the_core_pytorch_serves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "load", lambda: None)
     gates, weight = torch.randn(2, 3, 4, 1, 5), torch.randn(4, 1, 5, 5)
