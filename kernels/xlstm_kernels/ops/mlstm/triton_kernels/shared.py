@@ -112,6 +112,22 @@ def closing_exponent(m_after, forgotten, most):
 
 
 @triton.jit
+def finish(normaliser, floor, scale, NORMALIZE: tl.constexpr):
+    """Scaled normaliser, denominator, and what turns a numerator of unscaled queries into h."""
+    normaliser *= scale
+    denominator = floor
+    if NORMALIZE:
+        denominator = tl.maximum(tl.abs(normaliser), floor) + EPSILON
+    return normaliser, denominator, scale / denominator
+
+
+@triton.jit
+def slope(normaliser, floor):
+    """Minus the denominator's slope over the normaliser."""
+    return tl.where(tl.abs(normaliser) > floor, tl.where(normaliser > 0, -1.0, 1.0), 0.0)
+
+
+@triton.jit
 def _tile(first, stride, rows, columns, S, width: tl.constexpr):
     """Where a (rows, columns) tile of a (S, width) matrix is, behind its row ``first``, and what of it is inside."""
     inside = (rows < left_of(S, first))[:, None]
