@@ -131,7 +131,7 @@ def _run_backward(
         dc, dn = (dh.new_zeros(s, dtype=torch.float32) if dx is None else dx.contiguous() for dx, s in given)
     states, *rest = passes.backward(last)
     with on_device_of(q):
-        states(q, resets, h, dh, dc, dn, tape, passed, dc_states, dc_first, dn_parts)
+        states(q, resets, h, dh, dc, dn, tape, c_states, passed, dc_states, dc_first, dn_parts)
         if len(rest) == 1:
             rest[0](q, k, v, f, resets, dh, tape, c_states, passed, dc_states, dq, dk, dv, di, df)
         else:

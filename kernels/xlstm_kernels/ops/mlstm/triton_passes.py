@@ -109,7 +109,7 @@ class Passes:
         self.tape_dtypes = case.logs, case.operand
         self.parts = count(DV, cut.backward_states.values)  # that dn and the denominator's share come in
         self.key_roles = 0 if cut.roles is None else count(DK, cut.roles.out)
-        self.numbers_back = B * NH * (self.parts * (S + NC * DK) + self.key_roles * (3 * S + NC))
+        self.numbers_back = B * NH * (self.parts * (S + NC * (DK + 1)) + self.key_roles * (3 * S + NC))
         self.forward = functools.cache(self._prepare_forward)
         self.backward = functools.cache(self._prepare_backward)
 
@@ -213,7 +213,7 @@ def _backward_constants(case: Case, fresh: bool, last: bool) -> dict[Any, dict[s
     """Of each kernel that runs."""
     cut, constants = plan_of(case), case.constants
     states = {**constants, **_tiles(case, cut.backward_states), "STAGES": cut.backward_states.stages}
-    kernels = {mlstm_backward_states: {**states, "FRESH": fresh, "LAST": last}}
+    kernels = {mlstm_backward_states: {**states, "FRESH": fresh, "LAST": last, "ENTERING": cut.chunks is not None}}
     if cut.chunks is not None:
         chunks = {**_tiles(case, cut.chunks), "STAGES": cut.chunks.stages}
         return {**kernels, mlstm_backward_chunks: {**constants, **chunks}}

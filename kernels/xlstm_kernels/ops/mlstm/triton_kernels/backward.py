@@ -7,7 +7,17 @@ floor.
 import triton
 import triton.language as tl
 
-from .parts import dn_part, leaving_part, load_dn, load_segment, load_y, role_part, y_part
+from .parts import (
+    dn_part,
+    entering_part,
+    leaving_part,
+    load_dn,
+    load_entering,
+    load_segment,
+    load_y,
+    role_part,
+    y_part,
+)
 from .shared import (
     CHUNK_NUMBERS,
     left_of,
@@ -35,6 +45,7 @@ def mlstm_backward_states(
     DC_LAST,
     DN_LAST,
     TAPE,
+    C_STATES,
     PARTS,
     DC_STATES,
     DC_FIRST,
@@ -52,6 +63,7 @@ def mlstm_backward_states(
     L: tl.constexpr,
     FRESH: tl.constexpr,
     LAST: tl.constexpr,
+    ENTERING: tl.constexpr,
     WITH_RESETS: tl.constexpr,
     NORMALIZE: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -61,7 +73,7 @@ def mlstm_backward_states(
     """One program a (BK, BV) tile of the memory of a head of a row, backwards through all chunks.
 
     The gradients of n are linear in y: each tile of values has its part of both. ``LAST``: the loss reads the last
-    state.
+    state. ``ENTERING``: leave behind what of the loss comes through the state before each chunk, <C, dC> + <n, dn>.
     """
     log2_scale = tl.log2(scale)
     VALUE_TILES: tl.constexpr = (DV + BV - 1) // BV
@@ -78,9 +90,11 @@ def mlstm_backward_states(
     H += row * S * NH * DV + head * DV
     DH += row * S * NH * DV + head * DV
     U, SLOPE = tape_of_steps(TAPE, heads, at, S, 1), tape_of_steps(TAPE, heads, at, S, 2)
-    OF_CHUNK = tape_of_chunks(TAPE, heads, at, S, NC)
+    OF_CHUNK, N_STATES = tape_of_chunks(TAPE, heads, at, S, NC), tape_of_n(TAPE, heads, at, S, NC, DK)
     Y = y_part(PARTS, heads, at, S, value_tile)
     DN_STATES = dn_part(PARTS, heads, at, S, NC, value_tile, DK, VALUE_TILES)
+    ENTER = entering_part(PARTS, heads, at, S, NC, value_tile, DK, VALUE_TILES)
+    C_STATES += at * NC * DK * DV
     DC_STATES += at * NC * DK * DV
 
     dC = tl.zeros((BK, BV), tl.float32)
@@ -111,6 +125,10 @@ def mlstm_backward_states(
             y = tl.sum(dh * h, 1) * slope
             tl.store(Y + first + steps, y, mask=inside & (tile // VALUE_TILES == 0))
             dn += tl.sum(q.to(tl.float32) * (reads * y)[:, None], 0)
+        if ENTERING:
+            C = tl.load(C_STATES + chunk * DK * DV + of_state, mask=in_state, other=0.0).to(tl.float32)
+            n = tl.load(N_STATES + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
+            tl.store(ENTER + chunk, tl.sum(tl.sum(C * dC, 1), 0) + tl.sum(n * dn, 0))
     if not FRESH:
         tl.store(DC_FIRST + at * DK * DV + of_state, dC, mask=in_state)
         tl.store(DN_FIRST + (value_tile * heads.to(tl.int64) + at) * DK + keys, dn, mask=keys < DK)
@@ -188,7 +206,6 @@ def mlstm_backward_chunks(
         a = tl.load(tape_of_steps(TAPE, heads, at, S, 0) + first + steps, mask=inside, other=-float("inf"))  # (L,)
         u = tl.load(tape_of_steps(TAPE, heads, at, S, 1) + first + steps, mask=inside, other=float("inf")) - log2_scale
         m, closing = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS), tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 1)
-        decay = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 2).to(tl.float32)
         segment = load_segments(RESETS, row * S + first, steps, inside, 0, WITH_RESETS)
 
         # Rows are the step s that writes, columns the step t that reads. The weights go first, as they fill registers.
@@ -213,7 +230,6 @@ def mlstm_backward_chunks(
         reads = power(of_segment_0(m, segment, WITH_RESETS) - u)
         dq = tl.zeros((L, BK), tl.float32)
         dk = tl.zeros((L, BK), tl.float32)
-        leaving = tl.zeros((BK,), tl.float32)  # <C, dC> of what the state before the chunk hands on
         for tile in tl.range(VALUE_TILES, num_stages=1):
             values = tile * BV + tl.arange(0, BV)
             of_state, in_state = state_tile(keys, values, DK, DV)
@@ -226,7 +242,6 @@ def mlstm_backward_chunks(
             store_tile(DV_OUT + values_at, dv, first, NH * DV, steps, values, S, DV)
             dk = tl.dot(v, tl.trans(dC), dk, input_precision=PRECISION)
             dq = tl.dot(dh, tl.trans(C), dq, input_precision=PRECISION)
-            leaving += tl.sum(C.to(tl.float32) * dC.to(tl.float32), 1)
 
         n = tl.load(tape_of_n(TAPE, heads, at, S, NC, DK) + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
         dn = load_dn(PARTS, heads, at, S, NC, chunk, keys, DK, VALUE_TILES)
@@ -235,15 +250,14 @@ def mlstm_backward_chunks(
         di = tl.sum(k.to(tl.float32) * dk, 1)  # (L,)
         if NORMALIZE:
             dq += y[:, None] * n[None, :]
+        dq = tl.dot(tl.trans(dscores), k, dq * reads[:, None], input_precision=PRECISION)
+        store_tile(DQ + keys_at, dq, first, NH * DK, steps, keys, S, DK)
 
         # log f of step r weighs all that crosses r. At the chunk's start that is what comes from the state before it;
         # each step then takes away what it reads and adds what it writes. Closed in each chunk, it loses nothing with
         # S.
-        dq = dq * reads[:, None]
-        entering = decay * tl.sum(leaving + n * dn, 0) + tl.sum(tl.sum(q.to(tl.float32) * dq, 1), 0)
-        dq = tl.dot(tl.trans(dscores), k, dq, input_precision=PRECISION)
-        store_tile(DQ + keys_at, dq, first, NH * DK, steps, keys, S, DK)
         taken = tl.sum(q.to(tl.float32) * dq, 1) - di  # (L,)
+        entering = load_entering(PARTS, heads, at, S, NC, chunk, DK, VALUE_TILES)
         t = first + steps
         _store_gates(F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS)
 

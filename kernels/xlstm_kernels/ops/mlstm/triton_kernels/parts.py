@@ -8,9 +8,10 @@ import triton.language as tl
 
 from .shared import left_of
 
-# What kernels pass each other is one flat float32 array: y, (value tiles, B, NH, S), the gradients of n after each
-# chunk, (value tiles, B, NH, NC, DK); then, of roles, q . dq, its share from the state before the chunk, and k . dk,
-# (key roles, B, NH, S) each, and <C, dC> + <n, dn> of what that state hands on, (key tiles, B, NH, NC).
+# What kernels pass each other is one flat float32 array: y, (value tiles, B, NH, S), and the gradients of n after each
+# chunk, (value tiles, B, NH, NC, DK). Behind them, for kernels that take whole chunks, <C, dC> + <n, dn> of the state
+# before each, (value tiles, B, NH, NC); of roles, q . dq, its share from that state, and k . dk, (key roles, B, NH, S)
+# each, and <C, dC> + <n, dn> of what the state hands on, (key tiles, B, NH, NC).
 
 
 @triton.jit
@@ -26,6 +27,11 @@ def dn_part(PARTS, heads, at, S, NC, tile, DK: tl.constexpr, VALUE_TILES: tl.con
 @triton.jit
 def _behind_dn(PARTS, heads, S, NC, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
     return PARTS + VALUE_TILES * heads.to(tl.int64) * (S + NC * DK)
+
+
+@triton.jit
+def entering_part(PARTS, heads, at, S, NC, tile, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+    return _behind_dn(PARTS, heads, S, NC, DK, VALUE_TILES) + (tile * heads.to(tl.int64) + at) * NC
 
 
 @triton.jit
@@ -62,6 +68,15 @@ def load_dn(PARTS, heads, at, S, NC, chunk, keys, DK: tl.constexpr, VALUE_TILES:
             part = dn_part(PARTS, heads, at, S, NC, tile, DK, VALUE_TILES)
             dn += tl.load(part + of_keys, mask=keys < DK, other=0.0)
     return dn
+
+
+@triton.jit
+def load_entering(PARTS, heads, at, S, NC, chunk, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+    entering = tl.load(entering_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES) + chunk)
+    if VALUE_TILES > 1:
+        for tile in range(1, VALUE_TILES):
+            entering += tl.load(entering_part(PARTS, heads, at, S, NC, tile, DK, VALUE_TILES) + chunk)
+    return entering
 
 
 @triton.jit
