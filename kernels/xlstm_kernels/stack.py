@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
 from .config import xLSTMConfig
 from .layers import residual_norm
+from .ops.registration import autocasts
 from .pretrained import load_model, save_model
 from .rows import PaddedRows
 from .state import StackState, state_leaves
@@ -126,7 +127,7 @@ def check_input(x: Tensor, norm: nn.Module, embedding_dim: int) -> None:
     if x.ndim != 3 or x.shape[-1] != embedding_dim:
         raise ValueError(f"x must be (B, S, embedding_dim = {embedding_dim}), got {tuple(x.shape)}")
     dtype = cast(Tensor, norm.weight).dtype
-    if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+    if x.dtype != dtype and not (x.is_floating_point() and autocasts(x)):
         raise TypeError(f"x must be {dtype} like the weights, got {x.dtype}; convert x or the stack with .to()")
 
 

@@ -92,7 +92,7 @@ def mlstm_block(
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x32, window, c, n, *plain)
-    run = _run if record or torch.compiler.is_compiling() else _forward
+    run = _run if record else _run_forward
     y, window, c, n, m, *_ = run(
         x32, window, c, n, m, plain, resets, lengths, centred, residual, norm_eps, head_norm_eps, record
     )
@@ -249,5 +249,6 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
 
 
 _operator = register_op("mlstm_block", _forward, _outputs, device="CPU")
+_run_forward = straight(_operator)
 _run = register_gradient(_operator, _setup_context, _differentiate, num_results=5)
 _run_backward = straight(register_op("mlstm_block_backward", _backward, _gradients, device="CPU"))
