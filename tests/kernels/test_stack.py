@@ -23,6 +23,7 @@ from xlstm_kernels import (
     StackStepper,
     concat_states,
     detach_state,
+    map_state,
     pack_state,
     select_state,
     unpack_state,
@@ -71,6 +72,25 @@ def test_resets_equal_independent_runs(stack: xLSTMBlockStack) -> None:
         after, last = stack(x[row : row + 1, at:])
         torch.testing.assert_close(y[row : row + 1], torch.cat([before, after], dim=1))
         assert_states_close(select_state(state, [row]), last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("S", [1, 20], ids=["step", "sequence"])
+def test_a_reset_at_the_first_step_forgets_even_a_state_of_nan(
+    stack: xLSTMBlockStack, S: int, dtype: torch.dtype
+) -> None:
+    stack, x = stack.to(dtype), torch.randn(2, S, D, dtype=dtype)
+    spoilt = map_state(lambda leaf: torch.full_like(leaf, torch.nan), stack.initial_state(2))
+    resets = torch.zeros(2, S, dtype=torch.bool)
+    resets[:, 0] = True
+    y, state = stack(x, spoilt, resets)
+    expected, expected_state = stack(x)
+    near = {"rtol": 1e-4, "atol": 1e-3}  # float32's rounding, in weights far from a small start
+    torch.testing.assert_close(y, expected, **near)
+    parameters = list(stack.parameters())
+    actual = gradients(y, state, parameters)
+    for a, e in zip(actual, gradients(expected, expected_state, parameters), strict=True):
+        torch.testing.assert_close(a, e, **near)
 
 
 def test_a_packed_state_unpacks_to_itself_and_has_the_size_that_the_stack_tells(stack: xLSTMBlockStack) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..registration import register_gradient, register_op, straight
 from .constants import EPSILON
 
+FORGOTTEN = -1e5  # of log f: exp() of less is 0 as well, and would take from the sum all that is added to it later
+
 
 class _Decays(NamedTuple):
     """How far each step reaches, from the gates alone; all weights are relative to exp(m) of where they arrive."""
@@ -28,7 +30,7 @@ class _Decays(NamedTuple):
 
 def _decays(i: Tensor, logf: Tensor, m: Tensor, segment: Tensor | None, scale: float) -> _Decays:
     # float64, because the sum reaches |f| L while its differences must stay exact to float32.
-    b = logf.double().cumsum(-1)
+    b = logf.double().clamp(min=FORGOTTEN).cumsum(-1)
     log_within = (b[..., :, None] - b[..., None, :]).to(i.dtype).add_(i[..., None, :])
     log_within.masked_fill_(~_visible(segment, i), -torch.inf)
     log_written = (b[..., -1:] - b).to(i.dtype).add_(i)
@@ -174,6 +176,10 @@ def _forward(
     i = _to_chunks(i, L, fill=-torch.inf)  # (NC, B, NH, L): a filled-up step adds nothing ...
     logf = _to_chunks(logf, L)  # ... and forgets nothing
     segment = None if resets is None else _segments(resets, L)
+    if resets is not None:  # here, because a weight of zero would not hide a state that holds NaN
+        forgets = resets[:, :1]  # (B, 1)
+        c, n = c.masked_fill(forgets[..., None, None], 0.0), n.masked_fill(forgets[..., None], 0.0)
+        m = m.masked_fill(forgets, -torch.inf)
     h, *last, tape = _run_chunks(q, k, v, i, logf, c, n, m, segment, normalize, record)
     h = _from_chunks(h, S)  # after what is not recorded was freed: that memory is used again
     return cast(_Outputs, (h, *last, *(tape or (q.new_empty(0) for _ in range(_TAPE_SIZE)))))
