@@ -6,7 +6,7 @@ Shapes: B batch, D embedding dim, E inner dim, N numbers of state a row.
 import copy
 import ctypes
 from collections.abc import Callable
-from typing import cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,16 @@ class StackStepper:
         It takes about as long as a step does, so that code which cannot know may ask before each.
         """
         return self._seen is not None and self._seen.are_those_of(stack)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a snapshot does not change
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.is_compiled:
+            raise TypeError(
+                "a compiled StackStepper holds addresses: pickle its stack, and build another where it is read"
+            )
+        return self.__dict__
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before any input, packed: (B, N)."""

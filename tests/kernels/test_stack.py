@@ -155,8 +155,23 @@ def test_whatever_runs_it_in_float32_a_stack_and_its_step_follow_float64(options
 def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:
     with pytest.raises(ValueError, match=r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"):
         mixed(torch.zeros(2, 3, 9).double())
+    x, state = torch.zeros(2, 3, D).double(), mixed.initial_state(2)
     with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
-        mixed(torch.zeros(2, 3, D).double(), mixed.initial_state(2)[:1])
+        mixed(x, state[:1])
+    with pytest.raises(TypeError, match=r"got Tensor; a packed one is unpacked by unpack_state"):
+        mixed(x, pack_state(state))
+    with pytest.raises(TypeError, match="a tuple of BlockState"):
+        mixed(x, tuple(tuple(block) for block in state))
+
+
+def test_what_is_no_tensor_is_named_with_its_cure(mixed: xLSTMBlockStack) -> None:
+    x = torch.zeros(2, 3, D).double()
+    with pytest.raises(TypeError, match=r"x must be a tensor, got ndarray; convert it with torch\.as_tensor"):
+        mixed(x.numpy())
+    with pytest.raises(TypeError, match="lengths must be a tensor, got list"):
+        mixed(x, lengths=[1, 2])
+    with pytest.raises(TypeError, match="resets must be a tensor, got list"):
+        mixed(x, resets=[[False] * 3] * 2)
 
 
 @pytest.mark.parametrize(
