@@ -73,7 +73,7 @@ class xLSTMBlock(nn.Module, ABC):
             ValueError: shapes or devices do not fit, or the sequence is empty.
             TypeError: ``resets`` is not boolean, or the state not float32 (float64 for float64 inputs).
         """
-        state = state or self.initial_state(len(x))
+        state = state or self.initial_state(x.shape[0])  # len() would fix B in a trace
         self._check(x, state, resets, lengths)
         x, state = self.add_mixer(x, state, resets, lengths)
         if self.ffn is not None:

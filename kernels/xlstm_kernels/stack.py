@@ -71,7 +71,7 @@ class xLSTMBlockStack(nn.Module):
         """
         check_input(x, self.norm, self.config.embedding_dim)
         if state is None:
-            state = self.initial_state(len(x))
+            state = self.initial_state(x.shape[0])  # len() would fix B in a trace
         check_stack_state(state, len(self.blocks))
         if lengths is None:
             return self._run(x, state, resets, None)

@@ -52,7 +52,7 @@ def _roll(x: Tensor, by: Tensor) -> Tensor:
     """Each row b of x (B, S, ...) from its step ``by[b]`` on, then what lies before."""
     S = x.shape[1]
     steps = (torch.arange(S, device=x.device) + by[:, None]) % S  # (B, S)
-    return x[torch.arange(len(x), device=x.device)[:, None], steps]
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], steps]
 
 
 def to_own_steps(
