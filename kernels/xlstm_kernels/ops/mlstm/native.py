@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from ...state import initial_mlstm_state, mLSTMState
 from ..registration import must_record, without_autocast
-from .chunkwise import finite, mlstm_chunkwise
+from .chunkwise import mlstm_chunkwise
 from .constants import EPSILON
+from .decays import finite
 
 
 def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
