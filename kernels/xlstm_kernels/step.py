@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import core
-from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
+from .blocks import is_plain, mLSTMBlock, sLSTMBlock, xLSTMBlock
 from .graph_step import GraphStep
 from .seen_weights import SeenWeights
 from .stack import xLSTMBlockStack
@@ -270,7 +270,7 @@ def _compiles(stack: xLSTMBlockStack) -> bool:
 
 def _is_papers(block: xLSTMBlock) -> bool:
     gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
-    return block.has_papers_mixer and isinstance(block.norm, nn.LayerNorm) and gated_gelu
+    return block.has_papers_mixer and is_plain(block) and isinstance(block.norm, nn.LayerNorm) and gated_gelu
 
 
 def _has_fitting_widths(block: xLSTMBlock) -> bool:

@@ -11,9 +11,28 @@ from torch.nn import functional as F
 from .. import fused
 from ..cells import mLSTMCell, sLSTMCell
 from ..checks import check_integer
-from ..layers import CausalConv, GatedFFN, RMSNorm, normalise
+from ..layers import CausalConv, GatedFFN, HeadwiseLinear, MultiHeadNorm, RMSNorm, normalise
 from ..ops.checks import check_devices, check_resets, check_shape
 from ..state import BlockState
+
+PLAIN = frozenset(
+    {nn.Linear, nn.LayerNorm, nn.Dropout, CausalConv, HeadwiseLinear, MultiHeadNorm, RMSNorm, GatedFFN}
+    | {mLSTMCell, sLSTMCell}
+)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether all modules inside do what their weights say: none was replaced, and none has a hook.
+
+    Then code that reads the weights, and calls no module, may stand in for them.
+    """
+    for child in module._modules.values():
+        if child is None:
+            continue
+        hooks = child._forward_hooks or child._forward_pre_hooks or child._backward_hooks or child._backward_pre_hooks
+        if hooks or type(child) not in PLAIN or (child._modules and not is_plain(child)):
+            return False
+    return True
 
 
 def convolution(dim: int, kernel_size: int) -> CausalConv | None:

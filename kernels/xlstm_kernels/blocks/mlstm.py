@@ -15,7 +15,7 @@ from ..checks import check_divides
 from ..init import output_init_, small_init_
 from ..layers import HeadwiseLinear, residual_norm
 from ..state import BlockState, mLSTMState
-from .base import convolution, convolve, xLSTMBlock
+from .base import convolution, convolve, is_plain, xLSTMBlock
 
 
 class mLSTMBlock(xLSTMBlock):
@@ -85,7 +85,7 @@ class mLSTMBlock(xLSTMBlock):
     def add_mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        if not (self.has_papers_mixer and fused.runs_mlstm(x, state.conv.shape[1] + 1)):
+        if not (self.has_papers_mixer and fused.runs_mlstm(x, state.conv.shape[1] + 1) and is_plain(self)):
             return super().add_mixer(x, state, resets, lengths)
         drops = self.training and self.dropout.p > 0
         y, state = fused.mlstm_block(
@@ -123,7 +123,7 @@ class mLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        if self.conv is not None and fused.runs_conv(x, self.conv.kernel_size, self.q.weight.shape[-1]):
+        if self._runs_in_kernels(x):
             return self._mix_in_kernels(x, state, resets, lengths)
         inner, gate = self.up(x).chunk(2, dim=-1)  # (B, S, E) each
         convolved, window = convolve(self.conv, inner, state.conv, resets, lengths)
@@ -131,6 +131,11 @@ class mLSTMBlock(xLSTMBlock):
         if self.skip is not None:
             h = h + self.skip * convolved
         return self.down(h * F.silu(gate)), BlockState(window, cell)
+
+    def _runs_in_kernels(self, x: Tensor) -> bool:
+        if self.conv is None or not is_plain(self):
+            return False
+        return fused.runs_conv(x, self.conv.kernel_size, self.q.weight.shape[-1])
 
     def _mix_in_kernels(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None

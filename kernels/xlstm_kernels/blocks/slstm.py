@@ -13,7 +13,7 @@ from ..cells import sLSTMCell
 from ..checks import check_divides
 from ..layers import GatedFFN, residual_norm
 from ..state import BlockState, sLSTMState
-from .base import convolution, convolve, round_up, xLSTMBlock
+from .base import convolution, convolve, is_plain, round_up, xLSTMBlock
 
 TIREX: MappingProxyType[str, Any] = MappingProxyType(
     {"norm": "rms", "conv_kernel_size": 0, "ffn_factor": 8 / 3, "ffn_activation": "silu"}
@@ -85,7 +85,7 @@ class sLSTMBlock(xLSTMBlock):
     def mixer(
         self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, BlockState]:
-        if self.has_papers_mixer and fused.runs_slstm(x, self.cell.head_dim):
+        if self.has_papers_mixer and fused.runs_slstm(x, self.cell.head_dim) and is_plain(self):
             return self._mix_compiled(x, state, resets, lengths)
         convolved, window = convolve(self.conv, x, state.conv, resets, lengths)
         h, cell = self.cell(convolved, x, state.cell, resets, lengths)
