@@ -58,7 +58,7 @@ class xLSTMBidirectional(nn.Module):
             TypeError: ``x`` is not of the weights' type.
         """
         check_input(x, self.forward_stack.norm, self.config.embedding_dim)
-        all_steps = torch.full((len(x),), x.shape[1], device=x.device)
+        all_steps = torch.full((x.shape[0],), x.shape[1], device=x.device)
         rows = PaddedRows.of(x, all_steps if lengths is None else lengths, padding)
         x, resets = rows.enter(x), None if resets is None else rows.enter(resets)
         # Where rows are not padded the stacks need not know of lengths, and their ops run as they would without.

@@ -40,7 +40,7 @@ class PaddedRows:
         """Entered rows x (B, S, ...), each with its own steps in reversed order; its own inverse."""
         step = torch.arange(self.num_steps, device=x.device)
         mirrored = torch.where(self._valid(), self.lengths[:, None] - 1 - step, step)  # (B, S)
-        return x[torch.arange(len(x), device=x.device)[:, None], mirrored]
+        return x[torch.arange(x.shape[0], device=x.device)[:, None], mirrored]
 
     def _valid(self) -> Tensor:
         return valid_steps(self.lengths, self.num_steps)

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
 from .config import xLSTMConfig
 from .layers import residual_norm
+from .ops.registration import autocasts
 from .pretrained import load_model, save_model
 from .rows import PaddedRows
-from .state import StackState, state_leaves
+from .state import BlockState, StackState, state_leaves
 
 
 class xLSTMBlockStack(nn.Module):
@@ -65,13 +66,13 @@ class xLSTMBlockStack(nn.Module):
 
         Raises:
             ValueError: shapes do not fit, a length is out of range, or ``state`` is another stack's.
-            TypeError: ``x`` is not of the weights' type, ``resets`` not boolean, or ``lengths`` not integer.
+            TypeError: ``x`` is not of the weights' type, ``resets`` not boolean, ``lengths`` not integer, or ``state``
+                not one that a stack returned.
         """
         check_input(x, self.norm, self.config.embedding_dim)
         if state is None:
-            state = self.initial_state(len(x))
-        if len(state) != len(self.blocks):
-            raise ValueError(f"state must hold one entry for each of the {len(self.blocks)} blocks, got {len(state)}")
+            state = self.initial_state(x.shape[0])  # len() would fix B in a trace
+        check_stack_state(state, len(self.blocks))
         if lengths is None:
             return self._run(x, state, resets, None)
         rows = PaddedRows.of(x, lengths, padding)
@@ -118,15 +119,28 @@ class xLSTMBlockStack(nn.Module):
         return load_model(cls, xLSTMConfig, source, device=device, dtype=dtype)
 
 
+def check_stack_state(state: StackState, num_blocks: int) -> None:
+    """Raise TypeError unless ``state`` is a tuple of ``BlockState``, and ValueError unless each block has one."""
+    if not isinstance(state, tuple | list) or not all(isinstance(block, BlockState) for block in state):
+        raise TypeError(
+            f"state must be a tuple of BlockState, as the stack returns it, got {type(state).__name__}; "
+            "a packed one is unpacked by unpack_state(packed, like=stack.initial_state(1))"
+        )
+    if len(state) != num_blocks:
+        raise ValueError(f"state must hold one entry for each of the {num_blocks} blocks, got {len(state)}")
+
+
 def check_input(x: Tensor, norm: nn.Module, embedding_dim: int) -> None:
     """Raise ValueError unless ``x`` is (B, S, D), and TypeError unless its type is that of the weights, as ``norm``'s.
 
     Autocast converts by itself.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}; convert it with torch.as_tensor")
     if x.ndim != 3 or x.shape[-1] != embedding_dim:
         raise ValueError(f"x must be (B, S, embedding_dim = {embedding_dim}), got {tuple(x.shape)}")
     dtype = cast(Tensor, norm.weight).dtype
-    if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+    if x.dtype != dtype and not (x.is_floating_point() and autocasts(x)):
         raise TypeError(f"x must be {dtype} like the weights, got {x.dtype}; convert x or the stack with .to()")
 
 

@@ -52,8 +52,8 @@ class BlockState(NamedTuple):
 StackState: TypeAlias = tuple[BlockState, ...]
 
 # torch.load reads only classes that it was told of, and torch.export.save those that have a name of their own.
-torch.serialization.add_safe_globals([mLSTMState, sLSTMState, BlockState])
-for _kind in (mLSTMState, sLSTMState, BlockState):
+torch.serialization.add_safe_globals([mLSTMState, sLSTMState, LSTMState, BlockState])
+for _kind in (mLSTMState, sLSTMState, LSTMState, BlockState):
     _register_namedtuple(_kind, serialized_type_name=f"xlstm_kernels.{_kind.__name__}")
 
 

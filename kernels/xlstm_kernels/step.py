@@ -6,13 +6,13 @@ Shapes: B batch, D embedding dim, E inner dim, N numbers of state a row.
 import copy
 import ctypes
 from collections.abc import Callable
-from typing import cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from . import core
-from .blocks import mLSTMBlock, sLSTMBlock, xLSTMBlock
+from .blocks import is_plain, mLSTMBlock, sLSTMBlock, xLSTMBlock
 from .graph_step import GraphStep
 from .seen_weights import SeenWeights
 from .stack import xLSTMBlockStack
@@ -55,6 +55,16 @@ class StackStepper:
         It takes about as long as a step does, so that code which cannot know may ask before each.
         """
         return self._seen is not None and self._seen.are_those_of(stack)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a snapshot does not change
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.is_compiled:
+            raise TypeError(
+                "a compiled StackStepper holds addresses: pickle its stack, and build another where it is read"
+            )
+        return self.__dict__
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before any input, packed: (B, N)."""
@@ -260,7 +270,7 @@ def _compiles(stack: xLSTMBlockStack) -> bool:
 
 def _is_papers(block: xLSTMBlock) -> bool:
     gated_gelu = block.ffn is None or block.ffn.activation == "gelu"
-    return block.has_papers_mixer and isinstance(block.norm, nn.LayerNorm) and gated_gelu
+    return block.has_papers_mixer and is_plain(block) and isinstance(block.norm, nn.LayerNorm) and gated_gelu
 
 
 def _has_fitting_widths(block: xLSTMBlock) -> bool:

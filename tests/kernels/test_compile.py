@@ -92,3 +92,12 @@ def test_an_exported_step_is_reloaded_for_any_batch(stack: xLSTMBlockStack, tmp_
             y, state = step(x, state, resets)
             expected, eager_state = stack(x, eager_state, resets)
             assert_close((y, state, []), (expected, eager_state, []))
+
+
+def test_one_exported_program_serves_all_batch_sizes_and_lengths(stack: xLSTMBlockStack) -> None:
+    any_size = {0: Dim.AUTO, 1: Dim.AUTO}
+    program = export(stack, (torch.randn(2, 7, D),), dynamic_shapes=(any_size,)).module()
+    for rows, S in ((5, 16), (1, 150)):
+        x = torch.randn(rows, S, D)
+        y, state = program(x)
+        assert_close((y, state, []), (*stack(x), []))

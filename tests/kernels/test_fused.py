@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.kernels.recurrences import FORWARD_TOLERANCE, GRADIENT_TOLERANCE, needs_core
-from xlstm_kernels import core, fused, map_state, mLSTMBlock, sLSTMBlock
+from xlstm_kernels import StackStepper, core, fused, map_state, mLSTMBlock, sLSTMBlock, xLSTMBlockStack, xLSTMConfig
 from xlstm_kernels.blocks import xLSTMBlock
 from xlstm_kernels.fused import mlstm
 from xlstm_kernels.ops.padding import valid_steps
@@ -50,6 +50,32 @@ def test_of_a_wide_block_blas_forms_the_projections_gradients(
 ) -> None:
     monkeypatch.setattr(mlstm, "WIDE", 1)
     test_the_call_is_the_blocks_own_text(name, 33, True, with_lengths)
+
+
+@pytest.mark.parametrize(("name", "inside"), [("mlstm", "q"), ("mlstm", "cell.gates"), ("slstm", "cell.norm")])
+def test_a_hook_inside_a_block_is_run(name: str, inside: str) -> None:
+    block, seen = random_block(name), []
+    x = torch.randn(B, 5, block.norm.weight.numel())
+    expected, _ = block(x)
+    handle = block.get_submodule(inside).register_forward_hook(lambda *_: seen.append(inside))
+    y, _ = block(x)
+    assert seen == [inside]
+    torch.testing.assert_close(y, expected)
+    handle.remove()
+    assert called(lambda: block(x))
+
+
+def test_a_module_that_replaces_one_inside_a_block_counts_in_sequence_and_step() -> None:
+    torch.manual_seed(0)
+    stack, x = xLSTMBlockStack(xLSTMConfig(embedding_dim=32, num_blocks=1)), torch.randn(B, 5, 32)
+    assert StackStepper(stack).is_compiled
+    down = stack.blocks[0].down
+    stack.blocks[0].down = nn.Sequential(down, nn.Dropout(1.0))  # as adapters do: all that the block adds is dropped
+    assert torch.equal(stack(x)[0], stack.norm(x))
+    step = StackStepper(stack.train(False))
+    y, _ = step(x[:, 0], step.initial_state(B))
+    assert not step.is_compiled
+    torch.testing.assert_close(y, stack(x[:, :1])[0][:, 0])
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -102,6 +102,32 @@ def test_a_reset_before_the_first_step_forgets_the_given_state(op: Recurrence) -
     assert_close(Result([h, *last], []), Result([h_fresh, *last_fresh], []), op.finest)
 
 
+def test_a_reset_before_the_first_step_forgets_even_what_is_not_a_number(op: Recurrence) -> None:
+    operands = op.operands(5)
+    state = type(op.state())(*(torch.full_like(x, torch.nan) for x in op.state()))
+    resets = torch.zeros(2, 5, dtype=torch.bool)
+    resets[:, 0] = True
+    forgotten = differentiate(lambda *x: op.entry(*x, resets=resets), operands, state, dtype=op.finest)
+    fresh = differentiate(op.entry, operands, op.state(fresh=True), dtype=op.finest)
+    gradients = len(operands)  # the state's own are those of a memory that nothing reads
+    assert_close(
+        Result(forgotten.values, forgotten.gradients[:gradients]),
+        Result(fresh.values, fresh.gradients[:gradients]),
+        op.finest,
+    )
+
+
+@pytest.mark.parametrize("closed", [-1e4, -1e20, -torch.inf])
+@pytest.mark.parametrize("gate", ["input", "forget"])
+def test_a_gate_that_closes_for_one_step_hides_no_other(op: Recurrence, gate: str, closed: float) -> None:
+    operands, state = op.operands(40), op.state()
+    gates = operands[3 if gate == "input" else 4] if op.num_sequences > 1 else operands[0][:, :, int(gate == "forget")]
+    gates[:, 20] = closed
+    expected = differentiate(op.reference, operands, state)
+    actual = differentiate(op.entry, operands, state, dtype=op.finest)
+    assert_close(actual, expected, torch.float32)  # whatever the type: a sum of 1e4 is rounded
+
+
 def test_a_memory_that_holds_nothing_is_empty_whatever_its_scale(op: Recurrence) -> None:
     operands, state = op.operands(6), op.state(fresh=True)
     *_, m = state

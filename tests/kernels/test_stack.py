@@ -23,6 +23,7 @@ from xlstm_kernels import (
     StackStepper,
     concat_states,
     detach_state,
+    map_state,
     pack_state,
     select_state,
     unpack_state,
@@ -71,6 +72,25 @@ def test_resets_equal_independent_runs(stack: xLSTMBlockStack) -> None:
         after, last = stack(x[row : row + 1, at:])
         torch.testing.assert_close(y[row : row + 1], torch.cat([before, after], dim=1))
         assert_states_close(select_state(state, [row]), last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("S", [1, 20], ids=["step", "sequence"])
+def test_a_reset_at_the_first_step_forgets_even_a_state_of_nan(
+    stack: xLSTMBlockStack, S: int, dtype: torch.dtype
+) -> None:
+    stack, x = stack.to(dtype), torch.randn(2, S, D, dtype=dtype)
+    spoilt = map_state(lambda leaf: torch.full_like(leaf, torch.nan), stack.initial_state(2))
+    resets = torch.zeros(2, S, dtype=torch.bool)
+    resets[:, 0] = True
+    y, state = stack(x, spoilt, resets)
+    expected, expected_state = stack(x)
+    near = {"rtol": 1e-4, "atol": 1e-3}  # float32's rounding, in weights far from a small start
+    torch.testing.assert_close(y, expected, **near)
+    parameters = list(stack.parameters())
+    actual = gradients(y, state, parameters)
+    for a, e in zip(actual, gradients(expected, expected_state, parameters), strict=True):
+        torch.testing.assert_close(a, e, **near)
 
 
 def test_a_packed_state_unpacks_to_itself_and_has_the_size_that_the_stack_tells(stack: xLSTMBlockStack) -> None:
@@ -135,8 +155,23 @@ def test_whatever_runs_it_in_float32_a_stack_and_its_step_follow_float64(options
 def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:
     with pytest.raises(ValueError, match=r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"):
         mixed(torch.zeros(2, 3, 9).double())
+    x, state = torch.zeros(2, 3, D).double(), mixed.initial_state(2)
     with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
-        mixed(torch.zeros(2, 3, D).double(), mixed.initial_state(2)[:1])
+        mixed(x, state[:1])
+    with pytest.raises(TypeError, match=r"got Tensor; a packed one is unpacked by unpack_state"):
+        mixed(x, pack_state(state))
+    with pytest.raises(TypeError, match="a tuple of BlockState"):
+        mixed(x, tuple(tuple(block) for block in state))
+
+
+def test_what_is_no_tensor_is_named_with_its_cure(mixed: xLSTMBlockStack) -> None:
+    x = torch.zeros(2, 3, D).double()
+    with pytest.raises(TypeError, match=r"x must be a tensor, got ndarray; convert it with torch\.as_tensor"):
+        mixed(x.numpy())
+    with pytest.raises(TypeError, match="lengths must be a tensor, got list"):
+        mixed(x, lengths=[1, 2])
+    with pytest.raises(TypeError, match="resets must be a tensor, got list"):
+        mixed(x, resets=[[False] * 3] * 2)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from xlstm_kernels import (
+    LSTMState,
     StackState,
     concat_states,
     detach_state,
+    initial_lstm_state,
     map_state,
     move_state,
     pack_state,
@@ -116,6 +118,12 @@ def test_a_saved_state_is_loaded_without_trusting_the_file(stack: xLSTMBlockStac
     again = torch.load(tmp_path / "state.pt", weights_only=True)
     assert type(again[0].cell) is type(state[0].cell)
     assert_equal(again, state)
+
+
+def test_a_saved_state_of_the_plain_lstm_is_loaded_as_well(tmp_path: Path) -> None:
+    state = initial_lstm_state(2, 1, 3)
+    torch.save(state, tmp_path / "state.pt")
+    assert isinstance(torch.load(tmp_path / "state.pt", weights_only=True), LSTMState)
 
 
 def test_running_on_never_changes_a_state(stack: xLSTMBlockStack) -> None:

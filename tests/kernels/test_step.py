@@ -1,6 +1,7 @@
 """Stepping a stack from its packed state: the stack's own step, whatever runs it."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -147,6 +148,16 @@ def test_a_reset_clears_even_what_is_not_finite() -> None:
     y, _ = step(x, broken, torch.tensor([True, True]))
     expected, _ = step(x, step.initial_state(2))
     torch.testing.assert_close(y, expected)
+
+
+@needs_core
+def test_a_stepper_is_copied_and_a_compiled_one_refuses_to_be_pickled() -> None:
+    step, x = StackStepper(random_stack("mLSTM + sLSTM")), torch.randn(2, 64)
+    assert step.is_compiled
+    again = copy.deepcopy({"policy": step})["policy"]
+    assert torch.equal(again(x, again.initial_state(2))[0], step(x, step.initial_state(2))[0])
+    with pytest.raises(TypeError, match="pickle its stack, and build another"):
+        pickle.dumps(step)
 
 
 @pytest.mark.parametrize(

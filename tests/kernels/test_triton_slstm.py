@@ -65,6 +65,15 @@ def test_outputs_states_and_gradients_equal_the_reference(
     assert_close(actual, expected, torch.float32)
 
 
+@pytest.mark.parametrize("closed", [-1e4, -torch.inf])
+@pytest.mark.parametrize("gate", [0, 1], ids=["input", "forget"])
+def test_a_gate_that_closes_for_one_step_hides_no_other(gate: int, closed: float) -> None:
+    operands, state = random_operands(9, 2, 6), random_state(2, 6)
+    operands[0][:, 4, gate] = closed
+    expected = differentiate(SLSTM.reference, operands, state)
+    assert_close(differentiate(triton_slstm, operands, state, dtype=torch.float32), expected, torch.float32)
+
+
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_rows_of_different_lengths_equal_each_row_alone(op: Recurrence) -> None:
     operands, state = (

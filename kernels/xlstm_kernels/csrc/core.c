@@ -28,6 +28,7 @@
 #define LANES 16      /* what the number of steps in a chunk is a multiple of: the widest vector */
 #define MAX_LANES 64
 #define HISTORY 16          /* inputs before a chunk that its convolution reads: at least K - 1 */
+#define SLSTM_CLOSED -40.0f /* as in ops/slstm/average.py */
 #define MLSTM_EPSILON 1e-6f /* as in ops/mlstm/constants.py */
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)

@@ -225,6 +225,13 @@ static void FN(scatter_memory)(const mlstm_head *head, int64_t row, const float 
     if (m) m[row] = memory[DK * DVL + DK];
 }
 
+/* A reset at a chunk's first step leaves nothing of the memory before it, where a weight of 0 would not hide NaN. */
+INLINE void FN(forget)(const mlstm_head *head, float *memory) {
+    const int64_t floats = head->DK * (head->DVL + 1);
+    memset(memory, 0, sizeof(float) * floats);
+    memory[floats] = -INFINITY;
+}
+
 /* The gates of one head's chunk, from arrays (B, S, NH); `row` is b * S + the chunk's first step. */
 INLINE void FN(gather_gates)(const mlstm_sizes *size, int64_t row, int64_t at, int64_t steps, int64_t L, const float *i,
                              const float *logf, const uint8_t *resets, float *i_to, float *logf_to) {
@@ -250,6 +257,7 @@ static void FN(mlstm_forward)(const mlstm_sizes *size, int64_t item, const float
     FN(gather_memory)(&head, item, c, n, m, memory);
     for (int64_t t = 0; t < S; t += C) {
         const int64_t steps = S - t < C ? S - t : C, L = whole(steps), row = b * S + t, first = row * NH + at;
+        if (resets && resets[row]) FN(forget)(&head, memory);
         if (memories) memcpy(memories + (item * (padded / C + 1) + t / C) * floats, memory, sizeof(float) * floats);
         transpose(q + first * DK, NH * DK, steps, DK, qs, L, L);
         transpose(k + first * DK, NH * DK, steps, DK, ks, L, L);

@@ -52,14 +52,15 @@ INLINE void FN(weigh_channels)(int64_t channels, int64_t L, const float *in, con
 }
 
 /* a->input from the chunk's inputs (E, L) and the K - 1 before them: the last of the chunk `before`, whose rows have
- * `stride` floats, or where there is none, of the window. */
+ * `stride` floats, or where there is none, of the window, which a reset at the first step forgets. */
 static void FN(extend_inputs)(const mlstm_block_sizes *size, int64_t L, const float *before, int64_t stride,
                               const float *window, mlstm_block_arrays *a) {
     const int64_t E = size->E, K = size->K, C = size->chunk;
+    const int forgets = a->age && a->age[0] == 0;
     for (int64_t c = 0; c < E; c++) {
         float *input = a->input + c * (HISTORY + C) + HISTORY;
         for (int64_t lag = 1; lag < K; lag++)
-            input[-lag] = before ? before[c * stride + C - lag] : window[(K - 1 - lag) * E + c];
+            input[-lag] = before ? before[c * stride + C - lag] : forgets ? 0.0f : window[(K - 1 - lag) * E + c];
         memcpy(input, a->up + c * L, sizeof(float) * L);
     }
 }
@@ -99,6 +100,7 @@ static void FN(mlstm_block_forward)(const mlstm_block_sizes *size, int64_t b, co
         FN(mixer_inputs)(size, w, t, steps, L, &a);
         for (int64_t g = 0; g < NH; g++) {
             float *normaliser = tape ? kept + 2 * g * L : scratch, *h = a.h + g * DH * L;
+            if (a.age && a.age[t] == 0) FN(forget)(&head, memory + g * floats);
             if (memories)
                 memcpy(memories + ((b * NH + g) * (chunks + 1) + t / C) * floats, memory + g * floats,
                        sizeof(float) * floats);

@@ -37,7 +37,8 @@ INLINE slstm_record FN(slstm_forward)(vec i, vec f, vec z, vec o, int exponentia
         /* In this order: lam + logf would round the small logf away, the same way at every step. */
         const vec x = i - logf - before.lam, kept = logf + before.m;
         cell->m = select((ivec)(kept > i), kept, i);
-        cell->lam = i + softplus(-x, &unused, &record.alpha);
+        const vec grown = i + softplus(-x, &unused, &record.alpha);
+        cell->lam = select((ivec)(x < SLSTM_CLOSED), before.lam + logf, grown);
     }
     cell->y += record.alpha * (record.z - cell->y);
     return record;

@@ -92,10 +92,9 @@ def mlstm_block(
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x32, window, c, n, *plain)
-    run = _run if record or torch.compiler.is_compiling() else _forward
-    y, window, c, n, m, *_ = run(
-        x32, window, c, n, m, plain, resets, lengths, centred, residual, norm_eps, head_norm_eps, record
-    )
+    run = _run if record else _run_forward
+    options = default_chunk_size(x.shape[1], E // NH), centred, residual, norm_eps, head_norm_eps
+    y, window, c, n, m, *_ = run(x32, window, c, n, m, plain, resets, lengths, *options, record)
     return y.to(x.dtype), BlockState(window, mLSTMState(c, n, m))
 
 
@@ -111,6 +110,7 @@ def _outputs(
     weights: list[Tensor],
     resets: Tensor | None,
     lengths: Tensor | None,
+    chunk_size: int,
     centred: bool,
     residual: bool,
     norm_eps: float,
@@ -120,9 +120,8 @@ def _outputs(
     """Room for the outputs; the tape holds what csrc/types.h says of each chunk, and the memories between chunks."""
     B, S, _ = x.shape
     _, NH, DH, _ = c.shape
-    L = default_chunk_size(S, DH)
-    chunks = (S + L - 1) // L
-    steps = buffers.empty((B, chunks * L * NH * (3 * DH + 2)) if record else (0,), like=x)
+    chunks = (S + chunk_size - 1) // chunk_size
+    steps = buffers.empty((B, chunks * chunk_size * NH * (3 * DH + 2)) if record else (0,), like=x)
     memories = buffers.empty((B, NH, chunks + 1, memory_floats(DH, DH)) if record else (0,), like=x)
     window, c, n, m = map(torch.empty_like, (window, c, n, m))
     return buffers.empty(x.shape, like=x), window, c, n, m, steps, memories
@@ -137,16 +136,19 @@ def _forward(
     weights: list[Tensor],
     resets: Tensor | None,
     lengths: Tensor | None,
+    chunk_size: int,
     centred: bool,
     residual: bool,
     norm_eps: float,
     head_norm_eps: float,
     record: bool,
 ) -> _Outputs:
-    outputs = _outputs(x, window, c, n, m, weights, resets, lengths, centred, residual, norm_eps, head_norm_eps, record)
+    outputs = _outputs(
+        x, window, c, n, m, weights, resets, lengths, chunk_size, centred, residual, norm_eps, head_norm_eps, record
+    )
     y, *last, steps, memories = outputs
     tape = (steps, memories) if record else (None, None)
-    sizes = _sizes(x, window, c, weights, centred, residual, norm_eps, head_norm_eps)
+    sizes = _sizes(x, window, c, weights, chunk_size, centred, residual, norm_eps, head_norm_eps)
     core.call("xlstm_mlstm_block_forward", sizes, weights, x, window, resets, lengths, c, n, m, y, *tape, *last)
     return outputs
 
@@ -164,6 +166,7 @@ def _backward(
     lengths: Tensor | None,
     steps: Tensor,
     memories: Tensor,
+    chunk_size: int,
     centred: bool,
     residual: bool,
     norm_eps: float,
@@ -173,7 +176,7 @@ def _backward(
     dweights = mLSTMWeights(*gradients[4:])
     dwindow = None if dwindow is None else dwindow.contiguous()
     given = (dy.contiguous(), dwindow, dc.contiguous(), dn.contiguous())
-    sizes = _sizes(x, window, c, weights, centred, residual, norm_eps, head_norm_eps)
+    sizes = _sizes(x, window, c, weights, chunk_size, centred, residual, norm_eps, head_norm_eps)
     operands = None
     if sizes.wide:
         shape = (*x.shape[:2], 3 * sizes.E + sizes.D)
@@ -200,6 +203,7 @@ def _gradients(
     lengths: Tensor | None,
     steps: Tensor,
     memories: Tensor,
+    chunk_size: int,
     centred: bool,
     residual: bool,
     norm_eps: float,
@@ -214,6 +218,7 @@ def _sizes(
     window: Tensor,
     c: Tensor,
     weights: list[Tensor],
+    chunk_size: int,
     centred: bool,
     residual: bool,
     norm_eps: float,
@@ -225,7 +230,7 @@ def _sizes(
     block = mLSTMWeights(*weights).q.shape[-1]
     E = NH * DH
     numbers = (D, E, window.shape[1] + 1, block, centred, residual, D * E >= WIDE)
-    return _Sizes(B, S, NH, default_chunk_size(S, DH), head, *numbers, norm_eps, head_norm_eps)
+    return _Sizes(B, S, NH, chunk_size, head, *numbers, norm_eps, head_norm_eps)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
@@ -245,9 +250,10 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     dx, dwindow, dc, dn, *dweights = _run_backward(
         dy, dwindow, dc, dn, x, window, c, weights, resets, lengths, steps, memories, *ctx.options
     )
-    return dx, dwindow, dc, dn, None, dweights, *[None] * 7
+    return dx, dwindow, dc, dn, None, dweights, *[None] * 8
 
 
 _operator = register_op("mlstm_block", _forward, _outputs, device="CPU")
+_run_forward = straight(_operator)
 _run = register_gradient(_operator, _setup_context, _differentiate, num_results=5)
 _run_backward = straight(register_op("mlstm_block_backward", _backward, _gradients, device="CPU"))

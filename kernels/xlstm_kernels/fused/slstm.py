@@ -62,7 +62,7 @@ def slstm_mixer(
     resets = None if resets is None else resets.contiguous()
     lengths = None if lengths is None else lengths.long().contiguous()
     record = must_record(x32, window, h, y, lam, *plain)
-    run = _run if record or torch.compiler.is_compiling() else _forward
+    run = _run if record else _run_forward
     out, h, y, lam, m, *_ = run(x32, window, h, y, lam, m, plain, resets, lengths, norm_eps, record)
     return out.to(x.dtype), sLSTMState(h, *from_average(y, lam, m, relative=False), m)
 
@@ -182,6 +182,7 @@ def _differentiate(ctx: Any, dout: Tensor | None, *dstate: Tensor | None) -> tup
 
 
 _operator = register_op("slstm_mixer", _forward, _outputs, device="CPU")
+_run_forward = straight(_operator)
 _run = register_gradient(_operator, _setup_context, _differentiate, num_results=5)
 _run_backward = straight(register_op("slstm_mixer_backward", _backward, _gradients, device="CPU"))
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ops.registration import autocasts
+
 
 def split_linear(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Both halves of x (..., D) times ``weight`` (2 E, D) transposed, (..., E) each; under autocast in its type."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x):
         half = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(half), weight.to(half)
     return _SplitLinear.apply(x, weight)

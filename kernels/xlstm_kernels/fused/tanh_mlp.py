@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .. import core
-from ..ops.registration import must_record
+from ..ops.registration import autocasts, must_record, traced
 
 
 class _Sizes(ctypes.Structure):
@@ -46,7 +46,7 @@ def tanh_mlps(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
 def _runs(x: Tensor, networks: Sequence[Sequence[Tensor]], flat: Sequence[Tensor]) -> bool:
     """Whether the core takes these: float32, layers as wide as whole vectors, and nothing that traces or casts."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type) or not core.runs(x):
+    if not core.runs(x) or autocasts(x) or traced():
         return False
     return all(networks) and all(
         tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.shape[0] % core.LANES == 0

@@ -9,7 +9,12 @@ from ..state import LSTMState, mLSTMState, sLSTMState
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], layout: str) -> None:
-    """Raise ValueError unless ``tensor`` has the expected shape, which ``layout`` spells in letters."""
+    """Raise ValueError unless ``tensor`` has the expected shape, which ``layout`` spells in letters.
+
+    Raise TypeError where it is no tensor.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}; convert it with torch.as_tensor")
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must be {layout} = {expected}, got {tuple(tensor.shape)}")
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from ..state import where_state
 from .checks import check_option, check_shape
@@ -26,7 +27,7 @@ def check_lengths(lengths: Tensor | None, padding: str, batch_size: int, sequenc
     check_shape("lengths", lengths, (batch_size,), "(B,)")
     if lengths.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"lengths must be int64 or int32, got {lengths.dtype}; convert with lengths.long()")
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+    if lengths.device.type == "cpu" and not (torch.compiler.is_compiling() or is_fake(lengths)):
         outside = [length for length in lengths.tolist() if not 0 <= length <= sequence_length]
         if outside:
             raise ValueError(f"lengths must be between 0 and S = {sequence_length}, got {outside[0]}")
@@ -51,7 +52,7 @@ def _roll(x: Tensor, by: Tensor) -> Tensor:
     """Each row b of x (B, S, ...) from its step ``by[b]`` on, then what lies before."""
     S = x.shape[1]
     steps = (torch.arange(S, device=x.device) + by[:, None]) % S  # (B, S)
-    return x[torch.arange(len(x), device=x.device)[:, None], steps]
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], steps]
 
 
 def to_own_steps(

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 P = ParamSpec("P")
@@ -148,8 +149,19 @@ def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
 
 
 def traced() -> bool:
-    """Whether a call must be seen as an operator: by a compiler, an exporter, or a mode that looks at dispatch."""
-    return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+    """Whether a call must be seen as an operator: by a compiler, an exporter, or a mode that looks at dispatch.
+
+    Raises:
+        NotImplementedError: a transform is under way that implementations know nothing of.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            "the xLSTM ops have no rule for torch.func's transforms and forward-mode differentiation: "
+            "differentiate with torch.autograd.grad or backward, and put what vmap would map over into the batch"
+        )
+    return is_in_torch_dispatch_mode()
 
 
 def _refuse_second_derivative() -> None:
@@ -163,6 +175,11 @@ def must_record(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on where the tensor is; the meta device has none to ask."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, its matrix products in the types that it chose itself."""
 
@@ -170,7 +187,7 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         first = args[0]
         assert isinstance(first, Tensor)
-        if not torch.is_autocast_enabled(first.device.type):
+        if not autocasts(first):
             return function(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(*args, **kwargs)

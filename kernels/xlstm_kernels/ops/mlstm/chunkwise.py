@@ -6,62 +6,14 @@ section 2. Resets as segments of a chunk, the denominator's gradient and the clo
 within each chunk are derived in kernels/README.md.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..registration import register_gradient, register_op, straight
 from .constants import EPSILON
-
-
-class _Decays(NamedTuple):
-    """How far each step reaches, from the gates alone; all weights are relative to exp(m) of where they arrive."""
-
-    within: Tensor  # (NC, B, NH, L, L): from step s of a chunk to step t of it, with the scale of q
-    carried: Tensor  # (NC, B, NH, L): from the state before the chunk to step t, with the scale of q
-    written: Tensor  # (NC, B, NH, L): from step s to the state after the chunk
-    kept: Tensor  # (NC, B, NH, 1, 1): from the state before the chunk to the state after it
-    floor: Tensor  # (NC, B, NH, L): exp(-m_t), the paper's 1
-    m_last: Tensor  # (B, NH)
-
-
-def _decays(i: Tensor, logf: Tensor, m: Tensor, segment: Tensor | None, scale: float) -> _Decays:
-    # float64, because the sum reaches |f| L while its differences must stay exact to float32.
-    b = logf.double().cumsum(-1)
-    log_within = (b[..., :, None] - b[..., None, :]).to(i.dtype).add_(i[..., None, :])
-    log_within.masked_fill_(~_visible(segment, i), -torch.inf)
-    log_written = (b[..., -1:] - b).to(i.dtype).add_(i)
-    log_carried, log_kept = b.to(i.dtype), b[..., -1].to(i.dtype)
-    if segment is not None:
-        log_written.masked_fill_(segment != segment[..., -1:], -torch.inf)
-        log_carried = log_carried.masked_fill(segment > 0, -torch.inf)
-        log_kept = log_kept.masked_fill(segment[..., -1] > 0, -torch.inf)
-
-    stabilisers = [m]  # of the states between chunks
-    for kept, written in zip(log_kept, log_written.amax(-1), strict=True):
-        stabilisers.append(torch.maximum(kept + stabilisers[-1], written))
-    m_chunks = torch.stack(stabilisers)  # (NC + 1, B, NH)
-    m_before, m_after = m_chunks[:-1], m_chunks[1:]
-
-    m_after = finite(m_after)
-    log_carried = log_carried + m_before[..., None]
-    m_steps = finite(torch.maximum(log_within.amax(-1), log_carried))  # (NC, B, NH, L): the recurrent form's m_t
-    return _Decays(
-        within=log_within.sub_(m_steps[..., None]).exp_().mul_(scale),
-        carried=log_carried.sub_(m_steps).exp_().mul_(scale),
-        written=log_written.sub_(m_after[..., None]).exp_(),
-        kept=torch.exp(log_kept + m_before - m_after)[..., None, None],
-        floor=torch.exp(-m_steps),
-        m_last=stabilisers[-1].clone(),
-    )
-
-
-def _visible(segment: Tensor | None, like: Tensor) -> Tensor:
-    """Whether step t reads step s of its chunk: s <= t, and no reset between; (..., t, s)."""
-    L = like.shape[-1]
-    causal = torch.ones(L, L, dtype=torch.bool, device=like.device).tril()
-    return causal if segment is None else causal & (segment[..., :, None] == segment[..., None, :])
+from .decays import find_decays, visible
 
 
 def _scan(state: Tensor, written: Tensor, kept: Tensor) -> Tensor:
@@ -105,11 +57,6 @@ def _copy(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def finite(m: Tensor) -> Tensor:
-    """Stabilisers to subtract: where nothing was ever written, m is -inf, and -inf less -inf would be NaN."""
-    return m.clamp(min=torch.finfo(m.dtype).min)
-
-
 def _run_chunks(
     q: Tensor,
     k: Tensor,
@@ -124,7 +71,7 @@ def _run_chunks(
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
     """Outputs of all chunks (NC, B, NH, L, DV), the state after them, and what the backward pass needs."""
-    decays = _decays(i, logf, m, segment, q.shape[-1] ** -0.5)
+    decays = find_decays(i, logf, m, segment, q.shape[-1] ** -0.5)
     written_k = k * decays.written[..., None]
     c_states = _scan(c, written_k.mT @ v, decays.kept)  # (NC + 1, B, NH, DK, DV)
     n_states = _scan(n[..., None], written_k.sum(-2)[..., None], decays.kept)  # (NC + 1, B, NH, DK, 1)
@@ -174,6 +121,10 @@ def _forward(
     i = _to_chunks(i, L, fill=-torch.inf)  # (NC, B, NH, L): a filled-up step adds nothing ...
     logf = _to_chunks(logf, L)  # ... and forgets nothing
     segment = None if resets is None else _segments(resets, L)
+    if resets is not None:  # here, because a weight of zero would not hide a state that holds NaN
+        forgets = resets[:, :1]  # (B, 1)
+        c, n = c.masked_fill(forgets[..., None, None], 0.0), n.masked_fill(forgets[..., None], 0.0)
+        m = m.masked_fill(forgets, -torch.inf)
     h, *last, tape = _run_chunks(q, k, v, i, logf, c, n, m, segment, normalize, record)
     h = _from_chunks(h, S)  # after what is not recorded was freed: that memory is used again
     return cast(_Outputs, (h, *last, *(tape or (q.new_empty(0) for _ in range(_TAPE_SIZE)))))
@@ -246,10 +197,10 @@ def _run_chunks_backward(
     # leaves with the state. Closed within the chunk and the segment, so that cancellation does not grow with S.
     di = (k * dk).sum(-1)
     crossing = (q * dq).sum(-1).sub_(di)
-    visible = _visible(None if resets is None else _segments(resets, L), crossing).to(q.dtype)
-    dlogf = (crossing[..., None, :] @ visible).squeeze(-2)
+    seen = visible(None if resets is None else _segments(resets, L), crossing).to(q.dtype)
+    dlogf = (crossing[..., None, :] @ seen).squeeze(-2)
     leaving = (c_states[1:] * dc_after).sum((-2, -1)) + (n_states[1:] * dn_after).sum((-2, -1))
-    dlogf.addcmul_(leaving[..., None], visible[..., -1, :])
+    dlogf.addcmul_(leaving[..., None], seen[..., -1, :])
     return dq, dk, dv, di, dlogf, dc_states[0].clone(), dn_states[0].squeeze(-1).clone()
 
 

@@ -50,7 +50,9 @@ def mlstm_compiled(
 
 
 def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
-    """The fastest measured, in steps; large heads want fewer states between chunks."""
+    """The fastest measured, in steps; large heads want fewer states between chunks. One for all lengths in a trace."""
+    if not isinstance(sequence_length, int):
+        return 64 if qk_head_dim >= 64 else 32
     if sequence_length <= 16:
         return 16
     return 64 if qk_head_dim >= 64 and sequence_length > 32 else 32

@@ -9,15 +9,17 @@ from torch.nn import functional as F
 
 from ...state import initial_mlstm_state, mLSTMState
 from ..registration import must_record, without_autocast
-from .chunkwise import finite, mlstm_chunkwise
+from .chunkwise import mlstm_chunkwise
 from .constants import EPSILON
+from .decays import finite
 
 
 def default_chunk_size(sequence_length: int, qk_head_dim: int) -> int:
     """The fastest on CPUs: small chunks waste least on the masked half, large heads want fewer states."""
-    if qk_head_dim >= 64:
-        return 64
-    return 16 if sequence_length <= 128 else 32
+    largest = 64 if qk_head_dim >= 64 else 32
+    if not isinstance(sequence_length, int):  # traced for all lengths, which a comparison would cut in two
+        return largest
+    return min(16 if sequence_length <= 128 and qk_head_dim < 64 else largest, sequence_length)
 
 
 @without_autocast
@@ -69,7 +71,7 @@ def mlstm_native(
     i, logf = i.to(dtype), F.logsigmoid(f.to(dtype))
     if S == 1 and chunk_size is None:
         return _step(q, k, v, i, logf, state, resets, normalize)
-    L = min(chunk_size or default_chunk_size(S, DK), S)
+    L = default_chunk_size(S, DK) if chunk_size is None else min(chunk_size, S)
     c, n, m = state
     inputs = (q.to(m.dtype), k.to(m.dtype), v.to(m.dtype), i, logf, c, n, m.detach())
     h, c, n, m = mlstm_chunkwise(*inputs, resets, L, normalize, must_record(*inputs))

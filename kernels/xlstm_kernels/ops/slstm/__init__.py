@@ -14,6 +14,7 @@ from .. import triton_backend
 from ..checks import check_option, check_positive, resolve_backend
 from ..loops import check_arguments
 from ..padding import from_own_steps, keep_where_empty, to_own_steps
+from ..registration import autocasts
 from .compiled import slstm_compiled
 from .native import slstm_native
 from .operators import Implementation
@@ -95,7 +96,7 @@ def _usable(gates: Tensor, recurrent_weight: Tensor) -> list[str]:
     names = ["native"]
     if core.runs(gates, recurrent_weight):
         names.append("compiled")
-    factor = gates if torch.is_autocast_enabled(gates.device.type) else recurrent_weight  # whose type products have
+    factor = gates if autocasts(gates) else recurrent_weight  # whose type products have
     single = torch.float32 in (gates.dtype, factor.dtype)
     if triton_backend.runs(gates, recurrent_weight) and fits(gates.device, gates.shape[-1], single):
         names.insert(len(names) if gates.is_cuda else 0, "triton")  # on the CPU it is interpreted: by name alone

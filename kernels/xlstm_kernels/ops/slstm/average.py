@@ -8,6 +8,9 @@ in which stabiliser and division vanish; an empty memory is lam = -inf, which gi
 it is the more exact form in float32: over 4,096 steps with the forget gate near 1 its error is a sixth of the paper's,
 whose log f + m rounds a small log f away.
 
+Where the input gate is as good as closed, i is large and negative, and lam would be rounded as i is: there it grows by
+log f alone, which serves i = -inf as well.
+
 A sigmoid forget gate keeps lam small. An exponential one lets it grow without bound, and with it the rounding of c and
 n, in which it is an exponent. There lam is log n alone, ``relative`` to m, and takes up what the sum log f + m rounds.
 Shapes: every tensor (..., DH), DH head dim.
@@ -16,6 +19,8 @@ Shapes: every tensor (..., DH), DH head dim.
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+CLOSED = -40.0  # x below this: what a step writes is below the rounding of float64
 
 
 def to_average(c: Tensor, n: Tensor, m: Tensor, *, relative: bool) -> tuple[Tensor, Tensor]:
@@ -36,7 +41,8 @@ def from_average(y: Tensor, lam: Tensor, m: Tensor, *, relative: bool) -> tuple[
 def advance(i: Tensor, logf: Tensor, lam: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One step: alpha, and lam and m after it."""
     x = i - logf - lam
-    return torch.sigmoid(x), i - F.logsigmoid(x), torch.maximum(logf + m, i)
+    lam_after = torch.where(x < CLOSED, lam + logf, i - F.logsigmoid(x))
+    return torch.sigmoid(x), lam_after, torch.maximum(logf + m, i)
 
 
 def advance_relative(i: Tensor, logf: Tensor, lam: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ....ops.triton_math import sigmoid
-from .shared import gate_tile, map_tile, past, steps_since_reset
+from .shared import channels_of_program, gate_tile, load_tap, map_tile, past, steps_since_reset
 
 
 @triton.jit
@@ -57,10 +57,8 @@ def conv_backward_steps(
     WITH_RESETS: tl.constexpr,
 ):
     """From the gradients of all that the convolution feeds to that of what SiLU reads, dpre."""
-    CHANNELS: tl.constexpr = BC // BLOCK * BLOCK
     TYPE: tl.constexpr = x.dtype.element_ty
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, BC)
-    used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
+    channel, used = channels_of_program(E, BLOCK, BC)
     bias = tl.load(conv_bias + channel, mask=used, other=0.0).to(tl.float32)
     if MAPPED:
         to_q, to_k = map_tile(q_map, channel, used, BLOCK, TYPE), map_tile(k_map, channel, used, BLOCK, TYPE)
@@ -87,7 +85,7 @@ def conv_backward_steps(
                 read = tl.load(x_at, mask=here, other=0.0).to(tl.float32)
             else:
                 read = past(x_at, window, row, step, age, channel, here, lag, begins, x_s, E, K)
-            tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
+            tap = load_tap(conv_weight, lag, channel, used, E, K)
             pre += read * tap[None, :]
         gate = sigmoid(pre)
         dc = tl.load(dconvolved + at, mask=here, other=0.0).to(tl.float32)
@@ -155,10 +153,8 @@ def conv_backward_inputs(
     WITH_LENGTHS: tl.constexpr,
 ):
     """From dpre and the values' gradient to those of the inputs, the window, and the weights that read either."""
-    CHANNELS: tl.constexpr = BC // BLOCK * BLOCK
     TYPE: tl.constexpr = x.dtype.element_ty
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, BC)
-    used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
+    channel, used = channels_of_program(E, BLOCK, BC)
     base = totals + tl.program_id(1).to(tl.int64) * totals_size
     if MAPPED:
         to_v = map_tile(v_map, channel, used, BLOCK, TYPE)
@@ -195,7 +191,7 @@ def conv_backward_inputs(
             if WITH_RESETS and lag > 0:
                 seen = seen & (tl.load(resets + token + lag, mask=reads, other=0) == 0)
             dthen = tl.load(dpre_at + lag * E, mask=here & (reads & seen)[:, None], other=0.0).to(tl.float32)
-            tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
+            tap = load_tap(conv_weight, lag, channel, used, E, K)
             dgiven += dthen * tap[None, :]
             if lag == 0:
                 of_bias = dtaps[K] + _sum_within_threads(dthen, BR)
@@ -251,9 +247,7 @@ def weights_backward(
     BC: tl.constexpr,
 ):
     """From the gradients of products of maps and gate weights to those of both; for all else, a copy."""
-    CHANNELS: tl.constexpr = BC // BLOCK * BLOCK
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, BC)
-    used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
+    channel, used = channels_of_program(E, BLOCK, BC)
     gate, rows, columns = tl.arange(0, GATES), channel[:, None], channel[None, :]
     of_gates = (gate < 2 * NH)[:, None] & used[None, :]
     for place in tl.static_range(K + 1):

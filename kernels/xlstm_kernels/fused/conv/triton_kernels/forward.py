@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ....ops.triton_math import sigmoid
-from .shared import gate_tile, map_tile, past, steps_since_reset
+from .shared import channels_of_program, gate_tile, load_tap, map_tile, past, steps_since_reset
 
 
 @triton.jit(do_not_specialize=["N", "S", "x_s", "TILES"])
@@ -41,10 +41,8 @@ def conv_forward(
     WITH_RESETS: tl.constexpr,
     WITH_LENGTHS: tl.constexpr,
 ):
-    CHANNELS: tl.constexpr = BC // BLOCK * BLOCK
     TYPE: tl.constexpr = x.dtype.element_ty
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, BC)
-    used = (tl.arange(0, BC) < CHANNELS) & (channel < E)
+    channel, used = channels_of_program(E, BLOCK, BC)
     bias = tl.load(conv_bias + channel, mask=used, other=0.0).to(tl.float32)
     if MAPPED:
         to_q, to_k, to_v = (
@@ -79,7 +77,7 @@ def conv_forward(
             read = present.to(tl.float32)
             if lag > 0:
                 read = past(x_at, window, row, step, age, channel, here, lag, begins, x_s, E, K)
-            tap = tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
+            tap = load_tap(conv_weight, lag, channel, used, E, K)
             pre += read * tap[None, :]
             if lag < K - 1:  # the last step has just what the window after it holds
                 entry = ((row * (K - 1) + K - 2 - lag) * E)[:, None] + channel[None, :]

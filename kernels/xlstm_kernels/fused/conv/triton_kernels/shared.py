@@ -5,6 +5,20 @@ import triton.language as tl
 
 
 @triton.jit
+def channels_of_program(E: tl.constexpr, BLOCK: tl.constexpr, BC: tl.constexpr):
+    """The BC channels of a program's tile, and which of them are its own: whole blocks of the maps."""
+    CHANNELS: tl.constexpr = BC // BLOCK * BLOCK
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, BC)
+    return channel, (tl.arange(0, BC) < CHANNELS) & (channel < E)
+
+
+@triton.jit
+def load_tap(conv_weight, lag: tl.constexpr, channel, used, E: tl.constexpr, K: tl.constexpr):
+    """What the convolution weighs the step ``lag`` steps back with."""
+    return tl.load(conv_weight + (K - 1 - lag) * E + channel, mask=used, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def steps_since_reset(resets, token, step, here, K: tl.constexpr):
     """How many steps ago the row was last reset, at most K."""
     age = tl.full(step.shape, K, tl.int32)

@@ -8,6 +8,9 @@ import triton
 import triton.language as tl
 
 from ...triton_math import INTERPRETED, reciprocal, sigmoid
+from .. import average
+
+CLOSED = tl.constexpr(average.CLOSED)
 
 
 @triton.jit
@@ -55,6 +58,6 @@ def advance(i, f, lam, m, EXPONENTIAL_FORGET: tl.constexpr, EXACT: tl.constexpr)
         logf = tl.minimum(f, 0.0) - log1p
         x = i - logf - lam
         alpha, log1p = sigmoid_and_log(x, EXACT)
-        lam = i + (tl.maximum(-x, 0.0) + log1p)
+        lam = tl.where(x < CLOSED, lam + logf, i + (tl.maximum(-x, 0.0) + log1p))
         m_after = tl.maximum(logf + m, i)
     return alpha, slope, lam, m_after
