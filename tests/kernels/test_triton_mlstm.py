@@ -95,6 +95,31 @@ def test_without_a_state_the_memory_starts_empty(with_resets: bool, planned: Pla
 
 
 @pytest.mark.parametrize("planned", PLANS, indirect=True)
+@pytest.mark.parametrize("closed", [-1e4, -1e20, -torch.inf])
+@pytest.mark.parametrize("gate", ["i", "f"])
+def test_a_gate_that_closes_for_one_step_hides_no_other(gate: str, closed: float, planned: Plan) -> None:
+    (q, k, v, *gates), state = random_arguments(1, 20, 1, 8, 20)
+    gates["if".index(gate)][:, 4] = closed
+    assert_equals_the_reference((q.abs(), k.abs(), v, *gates), mLSTMState(state.c, state.n.abs(), state.m))
+
+
+@pytest.mark.parametrize("planned", PLANS, indirect=True)
+@pytest.mark.parametrize("spoilt", range(3), ids=["c", "n", "m"])
+def test_a_reset_at_the_first_step_forgets_a_state_of_nan(spoilt: int, planned: Plan) -> None:
+    operands, state = random_arguments(1, 20, 2, 8, 20)
+    state[spoilt].fill_(torch.nan)
+    leaves = [x.clone().requires_grad_() for x in (*operands, state.c, state.n)]
+    resets = torch.arange(20).eq(0)[None]
+    h, last = mlstm(*leaves[:5], mLSTMState(*leaves[5:], state.m), resets=resets, backend="triton")
+    expected, expected_last = mlstm(*operands, backend="triton")
+    torch.testing.assert_close(h, expected)
+    torch.testing.assert_close(tuple(last), tuple(expected_last))
+    gradients = torch.autograd.grad(h.sum() + last.c.sum(), leaves)
+    assert all(x.isfinite().all() for x in gradients)
+    assert not any(x.any() for x in gradients[5:])
+
+
+@pytest.mark.parametrize("planned", PLANS, indirect=True)
 def test_without_gradients_it_gives_the_same_and_keeps_nothing(planned: Plan) -> None:
     operands, state = random_arguments(1, 40, 1, 8, 20)
     recorded = OP.entry(*(x.requires_grad_() for x in operands), state)

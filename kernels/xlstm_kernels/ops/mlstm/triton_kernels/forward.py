@@ -13,9 +13,11 @@ from .shared import (
     largest_of_segment,
     left_of,
     load_gates,
+    load_m,
     load_segments,
     load_tile,
     of_segment_0,
+    of_unit,
     power,
     slope,
     state_tile,
@@ -100,9 +102,9 @@ def mlstm_forward(
         n = tl.zeros((BK,), tl.float32)
         m_natural = tl.cast(-float("inf"), tl.float32)
     else:
-        C = tl.load(C_FIRST + at * DK * DV + of_state, mask=in_state, other=0.0)  # (BK, BV)
-        n = tl.load(N_FIRST + at * DK + keys, mask=keys < DK, other=0.0)  # (BK,)
-        m_natural = tl.load(M_FIRST + at)
+        m_natural = load_m(M_FIRST, at, RESETS, row, S, WITH_RESETS)
+        C = of_unit(tl.load(C_FIRST + at * DK * DV + of_state, mask=in_state, other=0.0), m_natural)  # (BK, BV)
+        n = of_unit(tl.load(N_FIRST + at * DK + keys, mask=keys < DK, other=0.0), m_natural)  # (BK,)
     for chunk in tl.range(0, NC, num_stages=STAGES):
         first = tl.cast(chunk, tl.int64) * L
         inside = steps < left_of(S, first)

@@ -13,9 +13,11 @@ from .shared import (
     largest_of_segment,
     left_of,
     load_gates,
+    load_m,
     load_segments,
     load_tile,
     of_segment_0,
+    of_unit,
     power,
     slope,
     state_tile,
@@ -66,7 +68,7 @@ def mlstm_gates(
     FLOOR, OF_CHUNK = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 2), tape_of_chunks(TAPE, heads, at, S, NC)
     m_natural = tl.cast(-float("inf"), tl.float32)
     if not FRESH:
-        m_natural = tl.load(M_FIRST + at)
+        m_natural = load_m(M_FIRST, at, RESETS, row, S, WITH_RESETS)
     for first in range(0, NC, CHUNKS):
         chunk = (first + chunks).to(tl.int64)
         t = chunk[:, None] * L + steps[None, :]  # (CHUNKS, L)
@@ -160,8 +162,9 @@ def mlstm_states(
         C = tl.zeros((BK, BV), tl.float32)
         n = tl.zeros((BK,), tl.float32)
     else:
-        C = tl.load(C_FIRST + at * DK * DV + of_state, mask=in_state, other=0.0)
-        n = tl.load(N_FIRST + at * DK + keys, mask=keys < DK, other=0.0)
+        m = tl.load(OF_CHUNK)
+        C = of_unit(tl.load(C_FIRST + at * DK * DV + of_state, mask=in_state, other=0.0), m)
+        n = of_unit(tl.load(N_FIRST + at * DK + keys, mask=keys < DK, other=0.0), m)
     for chunk in tl.range(0, NC, num_stages=STAGES):
         first = tl.cast(chunk, tl.int64) * L
         k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)

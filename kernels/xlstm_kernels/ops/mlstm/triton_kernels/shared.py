@@ -16,6 +16,7 @@ import triton.language as tl
 EPSILON = tl.constexpr(1e-6)  # as in constants.py, whose plain numbers kernels cannot read
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+FORGOTTEN = tl.constexpr(-1.4426950408889634e5)  # of log2 f: less would take from the sum all that is added later
 LOWEST = tl.constexpr(-3.0e38)  # subtracted where nothing was ever written: -inf less -inf would be NaN
 
 
@@ -69,7 +70,8 @@ def load_gates(I, F, offsets, inside, LOGS: tl.constexpr):  # noqa: E741
     """log2 of the input and of the forget gate; outside of the sequence nothing is written and nothing forgotten."""
     i = tl.load(I + offsets, mask=inside, other=-float("inf")).to(LOGS) * LOG2E
     f = tl.load(F + offsets, mask=inside, other=float("inf")).to(tl.float32)
-    return i, log2_sigmoid(f).to(LOGS)
+    logf = log2_sigmoid(f)
+    return i, tl.where(logf < FORGOTTEN, FORGOTTEN, logf).to(LOGS)
 
 
 @triton.jit
@@ -89,6 +91,21 @@ def of_segment_0(x, segment, WITH_RESETS: tl.constexpr):
     if WITH_RESETS:
         x = tl.where(segment == 0, x, -float("inf"))
     return x
+
+
+@triton.jit
+def load_m(M_FIRST, at, RESETS, row, S, WITH_RESETS: tl.constexpr):
+    """m of the state that is given, to base e; a reset at the first step forgets it, whatever it is."""
+    m = tl.load(M_FIRST + at)
+    if WITH_RESETS:
+        m = tl.where(tl.load(RESETS + row * S) != 0, -float("inf"), m)
+    return m
+
+
+@triton.jit
+def of_unit(x, m):
+    """Some of a state whose unit is exp(m): nothing where that is 0, even of NaN."""
+    return tl.where(m == -float("inf"), 0.0, x)
 
 
 @triton.jit
