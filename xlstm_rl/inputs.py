@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from xlstm_rl.distributions import mask_size
 
@@ -32,6 +33,11 @@ def stack_observations(observations: Sequence[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
     return np.stack(observations)
+
+
+def batch_size_of(observations: PyTorchObs) -> int:
+    """B, of observations (B, ...) or of a dictionary of them."""
+    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def as_state(state: tuple[np.ndarray | th.Tensor, ...], batch_size: int, size: int, device: th.device) -> th.Tensor:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
 from xlstm_rl.distributions import mask_size
 from xlstm_rl.masks import METHOD, has_masks
-from xlstm_rl.policies import MlpPolicy
+from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.sequences import SequencePlan, plan_sequences
 
 if TYPE_CHECKING:
