@@ -18,15 +18,7 @@ from torch import nn
 from xlstm_rl.actor_critic import ActorCriticMemory, Recollection
 from xlstm_rl.config import MemoryConfig
 from xlstm_rl.distributions import mask_distribution, quicker
-from xlstm_rl.inputs import (
-    Observation,
-    StatelessCalls,
-    as_flags,
-    as_masks,
-    as_state,
-    batch_size_of,
-    check_observation,
-)
+from xlstm_rl.inputs import Observation, StatelessCalls, as_flags, as_masks, as_state, batch_size_of, check_observation
 from xlstm_rl.networks import actor_latent, critic_latent, latents
 from xlstm_rl.normalization import FeatureNorm, ReturnScale
 from xlstm_rl.optim import ClippedAdam
@@ -94,8 +86,7 @@ class MlpPolicy(ActorCriticPolicy):
         )
         self._stateless_calls = StatelessCalls()
         if isinstance(self.action_dist, StateDependentNoiseDistribution):
-            with th.no_grad():  # SB3's first noise keeps its graph, which cannot be copied
-                self.reset_noise()
+            self.reset_noise()  # SB3's first noise has a graph
 
     def _build_mlp_extractor(self) -> None:
         self.action_dist = quicker(self.action_dist)
@@ -122,6 +113,11 @@ class MlpPolicy(ActorCriticPolicy):
         """SB3's, without its walk over all modules, which takes longer than a step of the memory."""
         scale = self._modules.get("return_scale")
         return super().device if scale is None else cast(ReturnScale, scale).mean.device
+
+    @th.no_grad()
+    def reset_noise(self, n_envs: int = 1) -> None:
+        """SB3's, without a graph: nothing asks for its gradient, and a policy that holds one cannot be copied."""
+        super().reset_noise(n_envs)
 
     def initial_state(self, batch_size: int) -> th.Tensor:
         """The memory (B, N) of ``batch_size`` environments at the start of an episode."""
