@@ -72,7 +72,7 @@ class MlpPolicy(ActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.memory_options = dict(memory or {})
+        self.memory_options = {} if memory is None else memory
         self.normalize = normalize
         if optimizer_kwargs is None and issubclass(optimizer_class, th.optim.Adam):
             optimizer_kwargs = {"eps": 1e-5}  # as SB3 has it
@@ -251,7 +251,7 @@ class MlpPolicy(ActorCriticPolicy):
         Args:
             observation: one observation, or a batch of them as a VecEnv returns it.
             state: what the previous call returned; None for a fresh memory.
-            episode_start: (B,) bool, the rows that begin an episode with this observation; None for no row.
+            episode_start: (B,) bool, or one for all, the rows that begin an episode here; None for no row.
             deterministic: the most likely action instead of a sample.
             action_masks: (B, A) bool, the actions that are allowed; None for all.
 

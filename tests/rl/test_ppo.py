@@ -243,6 +243,7 @@ def test_a_buffer_without_sequences_is_refused(tiny_model):
         ({"seq_len": 8, "burn_in": 9}, "burn_in must be between 0 and seq_len=8, got 9"),
         ({"use_masking": True}, r"use_masking=True needs environments with a method action_masks\(\)"),
         ({"seq_len": 5}, r"seq_len must divide n_steps=16, got 5"),
+        ({"n_epochs": 0}, "n_epochs must be >= 1, got 0"),
         ({"n_steps": 0}, r"n_steps must be >= 1, got 0"),
         ({"policy_kwargs": {"memory": {"layers": 2}}}, "unknown memory option 'layers'"),
         ({"policy_kwargs": {"memory": {"embedding_dim": 10, "num_heads": 3}}}, "num_heads must divide"),
