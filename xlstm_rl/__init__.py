@@ -1,13 +1,14 @@
 """Reinforcement learning with xLSTM memory: Stable-Baselines3's PPO and its policies, with a state that they carry."""
 
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
-from xlstm_rl.envs import EpisodeClock, MaskVelocity, TMaze
+from xlstm_rl.envs import AgentView, EpisodeClock, MaskVelocity, TMaze
 from xlstm_rl.numpy_actor import NumpyActor
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.ppo import xLSTMPPO
 from xlstm_rl.previous import PreviousInputs
 
 __all__ = [
+    "AgentView",
     "CnnPolicy",
     "DictSequenceRolloutBuffer",
     "EpisodeClock",

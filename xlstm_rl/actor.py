@@ -11,10 +11,10 @@ import numpy as np
 import torch as th
 
 from xlstm_kernels import StackStepper
-from xlstm_rl.inputs import as_flags, as_masks, check_observation, stack_observations
+from xlstm_rl.inputs import as_flags, as_masks, batch_size_of, check_observation, stack_observations
 from xlstm_rl.memory import StackMemory
+from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.numpy_actor import NumpyActor
-from xlstm_rl.policies import MlpPolicy
 from xlstm_rl.portable import NotPortableError, portable_policy
 
 Actor: TypeAlias = "NumpyActor | TorchActor"
@@ -85,7 +85,7 @@ class TorchActor:
         policy = self._policy
         check_observation(observation, policy.observation_space)
         obs, batched = policy.obs_to_tensor(observation)
-        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        B = batch_size_of(obs)
         state = policy.as_memory(None if state is None else (state,), B)
         flags = None if episode_start is None else np.broadcast_to(episode_start, (B,)).copy()
         starts = as_flags(flags, B, policy.device)

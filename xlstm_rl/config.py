@@ -54,10 +54,13 @@ class MemoryConfig:
         """Read a flat dictionary: the fields above but ``stack``, and for xLSTM cells any field of ``xLSTMConfig``.
 
         Raises:
+            TypeError: no dictionary.
             ValueError: an unknown option, cell or critic, dropout, or sizes that the stack refuses.
 
         >>> MemoryConfig.from_options({"embedding_dim": 32, "num_heads": 2, "slstm_at": (0,)})
         """
+        if not isinstance(options, Mapping):
+            raise TypeError(f"memory must be a dictionary of options, got {options!r}; use memory=dict(cell='xlstm')")
         cell, critic = options.get("cell", "xlstm"), options.get("critic", "shared")
         _check_choice("cell", cell, CELLS)
         _check_choice("critic", critic, CRITICS)
@@ -69,10 +72,10 @@ class MemoryConfig:
         given = {**_SIZES, **{name: value for name, value in options.items() if name not in _OWN}}
         for name in _SIZES:
             if not isinstance(given[name], int) or given[name] < 1:
-                raise ValueError(f"{name} must be >= 1, got {given[name]}")
+                raise ValueError(f"{name} must be an integer >= 1, got {given[name]!r}")
         scale = options.get("scale", SCALE)
-        if not 0 < scale < math.inf:
-            raise ValueError(f"memory scale must be > 0 and finite, got {scale}")
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise ValueError(f"memory scale must be a number > 0 and finite, got {scale!r}")
         return cls(
             cell=cell,
             embedding_dim=given["embedding_dim"],

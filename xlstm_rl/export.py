@@ -15,8 +15,8 @@ import torch as th
 from torch import Tensor, nn
 
 from xlstm_rl.inputs import stack_observations
+from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.numpy_actor import NumpyActor, choose, memory_step
-from xlstm_rl.policies import MlpPolicy
 from xlstm_rl.portable import portable_action, portable_memory, portable_policy
 
 TOLERANCE = 1e-4  # float32 in another order of sums, over a few steps

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from xlstm_rl.distributions import mask_size
 
@@ -34,12 +35,22 @@ def stack_observations(observations: Sequence[Any]) -> Any:
     return np.stack(observations)
 
 
+def batch_size_of(observations: PyTorchObs) -> int:
+    """B, of observations (B, ...) or of a dictionary of them."""
+    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+
+
 def as_state(state: tuple[np.ndarray | th.Tensor, ...], batch_size: int, size: int, device: th.device) -> th.Tensor:
     """A state as ``predict`` returned it: (B, N), with N = ``size``.
 
     Raises:
+        TypeError: a state that is no tuple.
         ValueError: a state of another batch size or of another memory.
     """
+    if not isinstance(state, tuple | list):
+        raise TypeError(
+            f"state must be the tuple that predict returned, got {type(state).__name__}; pass that, or None"
+        )
     packed = th.as_tensor(state[0], dtype=th.float32, device=device)
     if packed.ndim != 2 or len(packed) != batch_size:
         raise ValueError(
@@ -55,7 +66,9 @@ def as_state(state: tuple[np.ndarray | th.Tensor, ...], batch_size: int, size: i
 
 
 def as_flags(episode_start: np.ndarray | th.Tensor | None, batch_size: int, device: th.device) -> th.Tensor | None:
-    """``episode_start`` as bool (B,); None where no row starts, which is cheaper. Tensors pass as they are.
+    """``episode_start``, (B,) or one for all, as bool (B,); None where no row starts, which is cheaper.
+
+    Tensors pass as they are.
 
     Raises:
         ValueError: not one flag for each observation.
@@ -65,6 +78,8 @@ def as_flags(episode_start: np.ndarray | th.Tensor | None, batch_size: int, devi
     if isinstance(episode_start, th.Tensor):
         return episode_start
     starts = np.asarray(episode_start, dtype=bool)
+    if starts.ndim == 0:
+        starts = np.full(batch_size, starts)
     if starts.shape != (batch_size,):
         raise ValueError(
             f"episode_start must have one flag for each of the {batch_size} observations, got shape {starts.shape}"

@@ -71,9 +71,9 @@ class StackMemory(Memory):
         """Reads the weights as they are now, or within ``stepping`` as they were; None where the stack itself must."""
         if self._is_stepping:
             return self._stepper
-        if self._stepper is None or (self._stepper.is_compiled and not self._stepper.follows(self.stack)):
-            self._stepper = StackStepper(self.stack)
-        return self._stepper if self._stepper.is_compiled else None
+        if self._stepper is None or not self._stepper.follows(self.stack):
+            self._stepper = StackStepper(self.stack) if StackStepper.compiles(self.stack) else None
+        return self._stepper
 
     def initial_state(self, batch_size: int) -> Tensor:
         return pack_state(self.stack.initial_state(batch_size))

@@ -256,7 +256,7 @@ class NumpyActor:
             The action, with a batch if the observation had one, and the state after it.
 
         Raises:
-            ValueError: the state is not (B, N).
+            ValueError: the observation is of another shape, or the state is not (B, N).
         """
         x, batched = self._features(observation)
         if state is None:
@@ -298,8 +298,10 @@ class NumpyActor:
 
 def _encode(part: dict[str, Any], value: Any) -> tuple[np.ndarray, bool]:
     """One part of an observation as (B, F) float32, and whether it had a batch."""
-    value, shape = np.asarray(value), part["shape"]
+    value, shape = np.asarray(value), tuple(part["shape"])
     batched = value.ndim > len(shape)
+    if value.shape[batched:] != shape:
+        raise ValueError(f"the observation must be {shape}, or a batch of these, got shape {value.shape}")
     if part["kind"] == "box":
         return value.reshape(-1, part["size"]).astype(np.float32, copy=False), batched
     choices = value.reshape(-1, len(part["sizes"]))

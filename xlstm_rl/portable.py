@@ -12,8 +12,8 @@ from torch import nn
 
 from xlstm_kernels import mLSTMBlock, sLSTMBlock, xLSTMConfig
 from xlstm_rl.memory import Memory, StackMemory, TorchMemory
+from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.normalization import FeatureNorm
-from xlstm_rl.policies import MlpPolicy
 
 Spec = dict[str, Any]
 Arrays = dict[str, np.ndarray]

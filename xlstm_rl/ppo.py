@@ -16,9 +16,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from xlstm_rl import settings
 from xlstm_rl.actor import Actor, make_actor
+from xlstm_rl.bootstrap import bootstrap_truncated
 from xlstm_rl.buffers import SequenceRolloutBuffer
 from xlstm_rl.export import export_numpy, export_onnx
-from xlstm_rl.inputs import Observation, stack_observations
+from xlstm_rl.inputs import Observation
 from xlstm_rl.masks import masks_of
 from xlstm_rl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from xlstm_rl.training import train_epochs
@@ -218,7 +219,7 @@ class xLSTMPPO(PPO):
                     return False
 
                 self._update_info_buffer(infos, dones)
-                self._bootstrap_truncated(rewards, dones, infos, state)
+                bootstrap_truncated(self.policy, rewards, dones, infos, state, self.gamma)
                 if action_masks is not None:
                     rollout_buffer.add_masks(action_masks)
                 rollout_buffer.add(
@@ -245,22 +246,6 @@ class xLSTMPPO(PPO):
         """gSDE's new noise, at the start of the rollout and then every ``sde_sample_freq`` steps."""
         if self.use_sde and (n_steps == 0 or (self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0)):
             self.policy.reset_noise(n_envs)
-
-    def _bootstrap_truncated(
-        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], state: th.Tensor
-    ) -> None:
-        """Add the discounted value after the last observation to the ``rewards`` of episodes that ran out of time.
-
-        That value is the one of the memory after the last step, which has not been reset.
-        """
-        rows = [row for row in np.flatnonzero(dones).tolist() if infos[row].get("TimeLimit.truncated", False)]
-        if not rows:
-            return
-        observations = [infos[row]["terminal_observation"] for row in rows]
-        with th.inference_mode():
-            obs_tensor, _ = self.policy.obs_to_tensor(stack_observations(observations))
-            values = self.policy.predict_values(obs_tensor, state[rows])
-        rewards[rows] += self.gamma * values.flatten().cpu().numpy()
 
     def train(self) -> None:
         """Update the policy: SB3's epochs, over minibatches of sequences.

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from xlstm_rl.buffers import SequenceRolloutBuffer
-from xlstm_rl.policies import MlpPolicy
+from xlstm_rl.mlp_policy import MlpPolicy
 
 
 def evaluate(policy: MlpPolicy, samples: RolloutBufferSamples) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:

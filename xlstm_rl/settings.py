@@ -8,7 +8,7 @@ from gymnasium import spaces
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
 from xlstm_rl.distributions import mask_size
 from xlstm_rl.masks import METHOD, has_masks
-from xlstm_rl.policies import MlpPolicy
+from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.sequences import SequencePlan, plan_sequences
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def buffer_of(model: "xLSTMPPO") -> BufferSettings:
     Raises:
         ValueError: a setting that does not fit the others, with the cure.
     """
+    if model.n_epochs < 1:
+        raise ValueError(f"n_epochs must be >= 1, got {model.n_epochs}")
     plan = plan_sequences(model.n_steps, model.n_envs, seq_len=model.seq_len, batch_size=model.batch_size)
     _warn_of_short_sequences(model, plan)
     _check_policy(model)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.utils import explained_variance
 from torch.nn.utils import clip_grad_norm_
@@ -19,8 +20,12 @@ def train_epochs(model: "xLSTMPPO") -> None:
     """Update the policy on the rollout in the model's buffer, and log what happened.
 
     Nothing waits for the device inside: the log is read at the end. A ``target_kl`` has to be read at every step.
+
+    Raises:
+        ValueError: the rollout holds what is not finite; nothing has been learnt from it then.
     """
     policy, buffer = model.policy, model.rollout_buffer
+    _check_finite(buffer.returns)
     policy.set_training_mode(True)
     model._update_learning_rate(policy.optimizer)
     policy.observe_returns(th.as_tensor(buffer.returns, device=model.device))
@@ -40,6 +45,18 @@ def train_epochs(model: "xLSTMPPO") -> None:
     policy.observe_features(buffer.flat_observations((slice(None), slice(None))))
     _log(model, weights, [losses for epoch in history for losses in epoch])
     model.logger.record("train/approx_kl", _mean("approx_kl", history[-1]))  # where the update has ended, as in SB3
+
+
+def _check_finite(returns: np.ndarray) -> None:
+    """Raise ValueError unless all ``returns`` (T, E) are finite: rewards and values are in them."""
+    finite = np.isfinite(returns)
+    if not finite.all():
+        step, env = (int(at) for at in np.argwhere(~finite)[-1])
+        raise ValueError(
+            f"the return of environment {env} at step {step} of the rollout is {returns[step, env]}: an observation, "
+            "a reward or the policy's weights are not finite; wrap the environments in VecCheckNan(env, "
+            "raise_exception=True) to find out, and where they are well use a smaller learning_rate"
+        )
 
 
 def _coefficients(model: "xLSTMPPO") -> Coefficients:

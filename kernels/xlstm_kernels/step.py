@@ -44,6 +44,11 @@ class StackStepper:
         if self._empty.is_cuda:
             self._step = GraphStep(self._step)
 
+    @staticmethod
+    def compiles(stack: xLSTMBlockStack) -> bool:
+        """Whether a stepper of this stack would be compiled; cheaper to ask than to make one."""
+        return _compiles(stack)
+
     @property
     def is_compiled(self) -> bool:
         """Whether a step is one call into the C core."""

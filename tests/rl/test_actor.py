@@ -155,6 +155,7 @@ def test_an_export_that_acts_otherwise_is_refused(trained):
     ("call", "message"),
     [
         (lambda model: model.actor(n_envs=0), "n_envs must be >= 1, got 0"),
+        (lambda model: model.actor()(np.ones(5)), r"the observation must be \(2,\), or a batch of these, got .*\(5,\)"),
         (lambda model: model.actor()(np.ones(2), np.zeros((1, 3))), r"state must be \(1, \d+\), got \(1, 3\)"),
     ],
 )

@@ -32,14 +32,21 @@ def test_torchs_cells_take_the_same_words_for_their_sizes(cell):
         ({"cell": "elman"}, r"unknown memory cell 'elman'; use one of \['xlstm', 'mlstm', "),
         ({"critic": "both"}, r"unknown memory critic 'both'; use one of \['shared', "),
         ({"dropout": 0.1}, r"memory dropout must be 0, got 0.1"),
-        ({"scale": 0.0}, "memory scale must be > 0 and finite, got 0.0"),
-        ({"scale": float("inf")}, "memory scale must be > 0 and finite, got inf"),
+        ({"scale": 0.0}, "memory scale must be a number > 0 and finite, got 0.0"),
+        ({"scale": float("inf")}, "memory scale must be a number > 0 and finite, got inf"),
         ({"cell": "gru", "scale": 1.0}, "unknown memory option 'scale' for cell 'gru'"),
-        ({"num_blocks": 0}, "num_blocks must be >= 1, got 0"),
-        ({"cell": "gru", "embedding_dim": 0}, "embedding_dim must be >= 1, got 0"),
+        ({"num_blocks": 0}, "num_blocks must be an integer >= 1, got 0"),
+        ({"cell": "gru", "embedding_dim": 0}, "embedding_dim must be an integer >= 1, got 0"),
+        ({"embedding_dim": "64"}, "embedding_dim must be an integer >= 1, got '64'"),
+        ({"scale": "small"}, "memory scale must be a number > 0 and finite, got 'small'"),
         ({"slstm_at": (5,)}, r"slstm_at names blocks \[5\]"),
     ],
 )
 def test_a_wrong_option_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         MemoryConfig.from_options(options)
+
+
+def test_options_that_are_no_dictionary_are_refused():
+    with pytest.raises(TypeError, match=r"memory must be a dictionary of options, got 64; use memory=dict\("):
+        MemoryConfig.from_options(64)

@@ -118,6 +118,16 @@ def test_each_step_without_gradients_reads_the_weights_as_they_are(memory):
             assert after.shape == expected_after.shape
 
 
+@torch.no_grad()
+def test_a_memory_that_is_not_compiled_steps_without_a_copy_of_its_weights(monkeypatch):
+    monkeypatch.setattr("xlstm_rl.memory.StackStepper.__init__", lambda *_: pytest.fail("a copy was made"))
+    memory = build_memory(F, MemoryConfig.from_options({"embedding_dim": 16})).double()
+    features, state = torch.randn(B, 2, F, dtype=torch.float64), memory.initial_state(B)
+    first, state = memory(features[:, :1], state)
+    second, _ = memory(features[:, 1:], state)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), memory(features, memory.initial_state(B))[0])
+
+
 def test_a_memory_can_be_copied_while_it_steps(memory):
     with memory.stepping():
         twin = copy.deepcopy(memory)

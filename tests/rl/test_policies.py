@@ -149,6 +149,20 @@ def test_predict_names_what_is_wrong_with_its_input(policy, arguments, message):
         policy.predict(**arguments)
 
 
+def test_predict_wants_the_tuple_that_it_returned(policy, episodes):
+    _, state = policy.predict(episodes[0][:, 0])
+    with pytest.raises(TypeError, match="state must be the tuple that predict returned, got ndarray"):
+        policy.predict(episodes[0][:, 1], state[0])
+
+
+def test_one_flag_starts_an_episode_in_every_row(policy, episodes):
+    observations, _, _ = episodes
+    _, state = policy.predict(observations[:, 0])
+    _, fresh = policy.predict(observations[:, 1], state, episode_start=np.ones(B, bool))
+    _, found = policy.predict(observations[:, 1], state, episode_start=True)
+    np.testing.assert_array_equal(found[0], fresh[0])
+
+
 def test_sampled_actions_follow_the_distribution_and_carry_its_log_probabilities(policy):
     """The quick path for discrete actions against torch's own."""
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """The algorithm: rollouts that carry the memory, the replay, truncation, SB3's helpers, saving, bad settings."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -7,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
@@ -243,6 +245,7 @@ def test_a_buffer_without_sequences_is_refused(tiny_model):
         ({"seq_len": 8, "burn_in": 9}, "burn_in must be between 0 and seq_len=8, got 9"),
         ({"use_masking": True}, r"use_masking=True needs environments with a method action_masks\(\)"),
         ({"seq_len": 5}, r"seq_len must divide n_steps=16, got 5"),
+        ({"n_epochs": 0}, "n_epochs must be >= 1, got 0"),
         ({"n_steps": 0}, r"n_steps must be >= 1, got 0"),
         ({"policy_kwargs": {"memory": {"layers": 2}}}, "unknown memory option 'layers'"),
         ({"policy_kwargs": {"memory": {"embedding_dim": 10, "num_heads": 3}}}, "num_heads must divide"),
@@ -284,3 +287,13 @@ def test_sb3_contribs_names_of_policies_are_understood(tiny_model, name):
 def test_training_stops_where_the_policy_has_moved_too_far(tiny_model):
     model = tiny_model(target_kl=1e-9, learning_rate=0.05, n_epochs=5).learn(32)
     assert model._n_updates < 5
+
+
+def test_what_is_not_finite_is_named_before_it_is_learnt(tiny_model):
+    env = make_vec_env("CartPole-v1", 2, wrapper_class=lambda env: gym.wrappers.TransformReward(env, lambda _: np.nan))
+    model = tiny_model(env)
+    with pytest.raises(
+        ValueError, match=r"the return of environment \d at step 15 of the rollout is nan: .*VecCheckNan"
+    ):
+        model.learn(32)
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())

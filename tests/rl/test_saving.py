@@ -62,6 +62,14 @@ def test_a_policy_can_be_copied(tiny_model):
     np.testing.assert_array_equal(twin.predict(observations)[1][0], model.policy.predict(observations)[1][0])
 
 
+def test_a_policy_whose_exploration_depends_on_the_state_can_be_copied_after_training(tiny_model, drift_env):
+    env = drift_env(action_space=spaces.Box(-1, 1, (2,), np.float32))
+    model = tiny_model(env, use_sde=True, sde_sample_freq=4).learn(1)
+    observations = model.env.reset()
+    twin = copy.deepcopy(model.policy)
+    np.testing.assert_array_equal(twin.predict(observations)[0], model.policy.predict(observations)[0])
+
+
 def test_an_environment_of_another_space_is_refused(tiny_model, drift_env, tmp_path):
     tiny_model().save(tmp_path / "model.zip")
     other = drift_env(observation_space=spaces.Box(-1, 1, (3,), np.float32))

@@ -1,7 +1,8 @@
-"""Environments that need memory, and a wrapper that tells the time; importing this package registers them by name."""
+"""Environments that need memory and wrappers that help one; importing this package registers them by name."""
 
 from xlstm_rl.envs.clock import EpisodeClock
 from xlstm_rl.envs.tmaze import TMaze
 from xlstm_rl.envs.velocity import MaskVelocity
+from xlstm_rl.envs.view import AgentView
 
-__all__ = ["EpisodeClock", "MaskVelocity", "TMaze"]
+__all__ = ["AgentView", "EpisodeClock", "MaskVelocity", "TMaze"]
