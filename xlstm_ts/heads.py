@@ -40,6 +40,9 @@ class Head(Protocol):
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
         """Loss (B, S, H) of targets (B, S, H) in units of the scale."""
 
+    def centre(self, parameters: Tensor, scale: Scale) -> Tensor:
+        """The middle of each distribution (B, S, H) in units of the scale."""
+
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         """Quantiles (B, S, H, Q) in units of the scale."""
 
@@ -65,6 +68,9 @@ class QuantileHead:
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
         return stepwise(self.metric, parameters, target).mean(-1)
 
+    def centre(self, parameters: Tensor, scale: Scale) -> Tensor:
+        return parameters[..., self.num_outputs // 2]
+
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         assert tuple(probabilities) == self.probabilities, "quantiles between the trained ones are interpolated later"
         return parameters
@@ -82,6 +88,9 @@ class NormalHead:
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
         location, deviation = parameters.unbind(-1)
         return -torch.distributions.Normal(location, deviation).log_prob(target)
+
+    def centre(self, parameters: Tensor, scale: Scale) -> Tensor:
+        return parameters[..., 0]
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         scores = parameters.new_tensor([NormalDist().inv_cdf(p) for p in probabilities])
@@ -101,6 +110,9 @@ class StudentTHead:
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
         location, deviation, degrees = parameters.unbind(-1)
         return -torch.distributions.StudentT(degrees, location, deviation).log_prob(target)
+
+    def centre(self, parameters: Tensor, scale: Scale) -> Tensor:
+        return parameters[..., 0]
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         from scipy.stats import t
@@ -133,6 +145,9 @@ class NegativeBinomialHead:
         counts = scale.restore(target.flatten(2)).round().clamp(min=0).float()
         return self.metric.loss(parameters, counts)
 
+    def centre(self, parameters: Tensor, scale: Scale) -> Tensor:
+        return scale.normalise(parameters[..., 0])
+
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         from scipy.stats import nbinom
 
@@ -161,6 +176,9 @@ class PointHead:
 
     def loss(self, parameters: Tensor, target: Tensor, scale: Scale) -> Tensor:
         return self.error(parameters[..., 0], target, reduction="none")
+
+    def centre(self, parameters: Tensor, scale: Scale) -> Tensor:
+        return parameters[..., 0]
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         return parameters.expand(*parameters.shape[:-1], len(probabilities))

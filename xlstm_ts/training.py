@@ -32,6 +32,9 @@ from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, Windows
 
 GRADIENT_CLIP = 1.0
+# A correction of the linear map goes half the way that least squares would: what is found in one period holds only
+# partly in the next.
+CORRECTION_PENALTY = 1.0
 WARM_UP = 0.15
 # Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
 TARGETS_A_WINDOW = 4096
@@ -51,7 +54,8 @@ class ForecastModule(L.LightningModule):
         self.origins = max(1, min(config.context_tokens, TARGETS_A_WINDOW // network.config.horizon))
 
     def training_step(self, batch: Windows, batch_index: int) -> Tensor:
-        loss = self.loss(batch, self.origins)
+        penalty = CORRECTION_PENALTY if self.network.config.linear_lookback else 0.0
+        loss = self.loss(batch, self.origins, penalty=penalty)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -78,14 +82,21 @@ class ForecastModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SCORE] = float(self.trainer.callback_metrics.get("val_loss", torch.nan))
 
-    def loss(self, batch: Windows, origins: int) -> Tensor:
-        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens."""
+    def loss(self, batch: Windows, origins: int, *, penalty: float = 0.0) -> Tensor:
+        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens.
+
+        The penalty weighs the squared distance to the linear map's forecast.
+        """
         part = supervise(self.network, batch, origins=origins, least_history=self.least_history)
         parameters, target, head = part.parameters, part.target, self.network.head
+        ratio = torch.ones(())
         if self.training_config.loss_unit == "series" and head.rescales:
             ratio = (part.scale.scale / batch.unit[:, None, None]).float()
             parameters, target = parameters * ratio.unsqueeze(-1), target * ratio
         loss = head.loss(parameters, target, part.scale)
+        if penalty:
+            correction = head.centre(parameters, part.scale) - self.network.candidates.mapped(part.tokens) * ratio
+            loss = loss + penalty * correction.square()
         return torch.where(part.counted, loss, 0.0).sum() / part.counted.sum().clamp(min=1)
 
 

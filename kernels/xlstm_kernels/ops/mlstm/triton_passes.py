@@ -109,7 +109,7 @@ class Passes:
         self.tape_dtypes = case.logs, case.operand
         self.parts = count(DV, cut.backward_states.values)  # that dn and the denominator's share come in
         self.key_roles = 0 if cut.roles is None else count(DK, cut.roles.out)
-        self.numbers_back = B * NH * (self.parts * (S + 2 * NC * DK) + self.key_roles * (3 * S + NC))
+        self.numbers_back = B * NH * (self.parts * (S + NC * (DK + 1)) + self.key_roles * (3 * S + NC))
         self.forward = functools.cache(self._prepare_forward)
         self.backward = functools.cache(self._prepare_backward)
 

@@ -128,7 +128,7 @@ def mlstm_backward_states(
         if ENTERING:
             C = tl.load(C_STATES + chunk * DK * DV + of_state, mask=in_state, other=0.0).to(tl.float32)
             n = tl.load(N_STATES + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
-            tl.store(ENTER + chunk * DK + keys, tl.sum(C * dC, 1) + n * dn, mask=keys < DK)
+            tl.store(ENTER + chunk, tl.sum(tl.sum(C * dC, 1), 0) + tl.sum(n * dn, 0))
     if not FRESH:
         tl.store(DC_FIRST + at * DK * DV + of_state, dC, mask=in_state)
         tl.store(DN_FIRST + (value_tile * heads.to(tl.int64) + at) * DK + keys, dn, mask=keys < DK)
@@ -257,7 +257,7 @@ def mlstm_backward_chunks(
         # each step then takes away what it reads and adds what it writes. Closed in each chunk, it loses nothing with
         # S.
         taken = tl.sum(q.to(tl.float32) * dq, 1) - di  # (L,)
-        entering = tl.sum(load_entering(PARTS, heads, at, S, NC, chunk, keys, DK, VALUE_TILES), 0)
+        entering = load_entering(PARTS, heads, at, S, NC, chunk, DK, VALUE_TILES)
         t = first + steps
         _store_gates(F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS)
 

@@ -10,8 +10,8 @@ from .shared import left_of
 
 # What kernels pass each other is one flat float32 array: y, (value tiles, B, NH, S), and the gradients of n after each
 # chunk, (value tiles, B, NH, NC, DK). Behind them, for kernels that take whole chunks, <C, dC> + <n, dn> of the state
-# before each, by key, (value tiles, B, NH, NC, DK); of roles, q . dq, its share from that state, and k . dk,
-# (key roles, B, NH, S) each, and <C, dC> + <n, dn> of what the state hands on, (key tiles, B, NH, NC).
+# before each, (value tiles, B, NH, NC); of roles, q . dq, its share from that state, and k . dk, (key roles, B, NH, S)
+# each, and <C, dC> + <n, dn> of what the state hands on, (key tiles, B, NH, NC).
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _behind_dn(PARTS, heads, S, NC, DK: tl.constexpr, VALUE_TILES: tl.constexpr)
 
 @triton.jit
 def entering_part(PARTS, heads, at, S, NC, tile, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    return _behind_dn(PARTS, heads, S, NC, DK, VALUE_TILES) + (tile * heads.to(tl.int64) + at) * NC * DK
+    return _behind_dn(PARTS, heads, S, NC, DK, VALUE_TILES) + (tile * heads.to(tl.int64) + at) * NC
 
 
 @triton.jit
@@ -59,28 +59,24 @@ def load_y(PARTS, heads, at, S, first, steps, VALUE_TILES: tl.constexpr):
 
 
 @triton.jit
-def _sum_of_parts(PARTS, heads, NC, chunk, keys, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    """Of (value tiles, B, NH, NC, DK), behind the first tile's part of a head, those of a chunk."""
-    PARTS += chunk * DK + keys
-    total = tl.load(PARTS, mask=keys < DK, other=0.0)
-    if VALUE_TILES > 1:
-        for tile in range(1, VALUE_TILES):
-            total += tl.load(PARTS + tile * heads.to(tl.int64) * NC * DK, mask=keys < DK, other=0.0)
-    return total
-
-
-@triton.jit
 def load_dn(PARTS, heads, at, S, NC, chunk, keys, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
     """The gradient of n after a chunk."""
-    first = dn_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES)
-    return _sum_of_parts(first, heads, NC, chunk, keys, DK, VALUE_TILES)
+    of_keys = chunk * DK + keys
+    dn = tl.load(dn_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES) + of_keys, mask=keys < DK, other=0.0)
+    if VALUE_TILES > 1:
+        for tile in range(1, VALUE_TILES):
+            part = dn_part(PARTS, heads, at, S, NC, tile, DK, VALUE_TILES)
+            dn += tl.load(part + of_keys, mask=keys < DK, other=0.0)
+    return dn
 
 
 @triton.jit
-def load_entering(PARTS, heads, at, S, NC, chunk, keys, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    """What of the loss comes through each key of the state before a chunk."""
-    first = entering_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES)
-    return _sum_of_parts(first, heads, NC, chunk, keys, DK, VALUE_TILES)
+def load_entering(PARTS, heads, at, S, NC, chunk, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+    entering = tl.load(entering_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES) + chunk)
+    if VALUE_TILES > 1:
+        for tile in range(1, VALUE_TILES):
+            entering += tl.load(entering_part(PARTS, heads, at, S, NC, tile, DK, VALUE_TILES) + chunk)
+    return entering
 
 
 @triton.jit
