@@ -1,7 +1,7 @@
 """Long-term forecasting on the ETT data sets: mean squared error over all test windows, beside published results.
 
 python benchmarks/ltsf.py --data DIR --dataset ETTh1 --horizon 96 192 336 720    # DIR holds ETTh1.csv, ...
-python benchmarks/ltsf.py --data DIR --workers 12 --device cuda                  # all twelve cells at once
+python benchmarks/ltsf.py --data DIR --workers 12 --device cuda --seeds 0 1 2    # all twelve cells, three times
 
 Rows up to the first border train, up to the second one validate and up to the third one test. Every channel is z-scored
 with the mean and deviation of its training rows, and is a series of its own. MSE and MAE are means over all windows of
@@ -12,7 +12,7 @@ the carried state.
 import argparse
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -63,6 +63,7 @@ class Cell:
     variant: str
     dataset: str
     horizon: int
+    seed: int
     validation: float
     mse: float
     mae: float
@@ -78,11 +79,11 @@ def read_scaled(path: Path, borders: tuple[int, int, int]) -> pd.DataFrame:
 
 
 def measure(
-    cell: tuple[str, str, int], *, data: Path, device: str, seed: int, threads: int, steps: int | None, validate: bool
+    cell: tuple[str, str, int, int], *, data: Path, device: str, threads: int, steps: int | None, validate: bool
 ) -> Cell:
     """Train one cell and measure it on the test rows."""
     torch.set_num_threads(threads)
-    variant, dataset, horizon = cell
+    variant, dataset, horizon, seed = cell
     settings = SETTINGS | json.loads(variant)
     seasons = SEASONS[dataset][: settings.pop("num_seasons")]
     trial = {} if steps is None else {"max_epochs": 1, "steps_per_epoch": steps}
@@ -107,7 +108,7 @@ def measure(
     ]
     mse, mae = np.mean(errors, 0)
     seconds = time.perf_counter() - began
-    return Cell(variant, dataset, horizon, forecaster.losses_["val_loss"], mse, mae, seconds)
+    return Cell(variant, dataset, horizon, seed, forecaster.losses_["val_loss"], mse, mae, seconds)
 
 
 def window_errors(forecaster: xLSTMForecaster, channel: pd.DataFrame, *, n_windows: int) -> tuple[float, float]:
@@ -125,7 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="cells at a time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", nargs="+", default=["{}"], help="other settings, as JSON; a table for each")
     parser.add_argument("--steps", type=int, help="gradient steps of a trial run")
     parser.add_argument("--validate", action="store_true", help="measure on the validation rows instead")
@@ -138,7 +139,6 @@ def main() -> None:
         measure,
         data=arguments.data,
         device=arguments.device,
-        seed=arguments.seed,
         threads=arguments.threads,
         steps=arguments.steps,
         validate=arguments.validate,
@@ -146,14 +146,18 @@ def main() -> None:
     # The longest horizons first: they take longest.
     horizons = sorted(arguments.horizon, reverse=True)
     wanted = [
-        (variant, name, horizon) for variant in arguments.set for horizon in horizons for name in arguments.dataset
+        (variant, name, horizon, seed)
+        for variant in arguments.set
+        for seed in arguments.seeds
+        for horizon in horizons
+        for name in arguments.dataset
     ]
     began = time.perf_counter()
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         cells = []
-        for cell in pool.map(run, wanted):
-            cells.append(cell)
-            print_cell(cell)
+        for done in as_completed([pool.submit(run, cell) for cell in wanted]):
+            cells.append(done.result())
+            print_cell(cells[-1])
     print(f"all in {time.perf_counter() - began:.0f} s\n")
     for variant in arguments.set:
         print_table(variant, [cell for cell in cells if cell.variant == variant])
@@ -162,22 +166,23 @@ def main() -> None:
 def print_cell(cell: Cell) -> None:
     name = f"{cell.dataset} {cell.horizon}"
     errors = f"validation {cell.validation:.4f}  MSE {cell.mse:.4f}  MAE {cell.mae:.4f}"
-    print(f"{cell.variant} {name:<12} {errors}  {cell.seconds:.0f} s", flush=True)
+    print(f"{cell.variant} {name:<12} seed {cell.seed}  {errors}  {cell.seconds:.0f} s", flush=True)
 
 
 def print_table(variant: str, cells: list[Cell]) -> None:
-    """MSE of each data set and horizon, and the mean beside what was published."""
+    """MSE of each data set and horizon, their mean with its lowest and highest seed, beside what was published."""
     horizons = sorted({cell.horizon for cell in cells})
     names = list(PUBLISHED)
-    header = "".join(f"{horizon:>8}" for horizon in horizons) + f"{'mean':>8}" + "".join(f"{n:>13}" for n in names)
-    print(f"{variant}\n{'MSE':<8}{header}{'validation':>13}")
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
-        by_horizon = {cell.horizon: cell.mse for cell in cells if cell.dataset == dataset}
-        ours = [by_horizon[horizon] for horizon in horizons]
+    header = "".join(f"{horizon:>8}" for horizon in horizons) + f"{'mean':>8}{'of seeds':>16}"
+    print(f"{variant}\n{'MSE':<8}{header}" + "".join(f"{n:>13}" for n in names) + f"{'validation':>13}")
+    for dataset in sorted({cell.dataset for cell in cells}):
+        own = [cell for cell in cells if cell.dataset == dataset]
+        row = "".join(f"{np.mean([cell.mse for cell in own if cell.horizon == h]):8.3f}" for h in horizons)
+        by_seed = [np.mean([cell.mse for cell in own if cell.seed == seed]) for seed in {cell.seed for cell in own}]
+        spread = f"{min(by_seed):.3f} to {max(by_seed):.3f}"
         published = "".join(f"{PUBLISHED[name][dataset]:13.3f}" for name in names)
-        validation = np.mean([cell.validation for cell in cells if cell.dataset == dataset])
-        row = "".join(f"{mse:8.3f}" for mse in ours)
-        print(f"{dataset:<8}{row}{np.mean(ours):8.3f}{published}{validation:13.4f}")
+        validation = np.mean([cell.validation for cell in own])
+        print(f"{dataset:<8}{row}{np.mean(by_seed):8.3f}{spread:>16}{published}{validation:13.4f}")
 
 
 if __name__ == "__main__":
