@@ -1,6 +1,7 @@
 """The mLSTM's kernels in Triton, forwards and backwards; which of them run is the plan's choice."""
 
-from .backward import mlstm_backward_chunks, mlstm_backward_gates, mlstm_backward_states
+from .backward import mlstm_backward_chunks, mlstm_backward_gates
+from .backward_states import mlstm_backward_states
 from .forward import mlstm_forward
 from .forward_apart import mlstm_gates, mlstm_outputs, mlstm_states
 from .roles import mlstm_backward_roles
