@@ -77,8 +77,10 @@ def mlstm_backward_chunks(
     DC_STATES += at * NC * DK * DV
     keys_at, values_at = row * S * NH * DK + head * DK, row * S * NH * DV + head * DV
     for number in tl.range(part * EACH, tl.minimum((part + 1) * EACH, NC), num_stages=STAGES):
+        # Widened after the product, which might overflow for all that the compiler knows: else it would keep an address
+        # and a step of each array, and the registers that these take would come back from the stack behind the loads.
+        first = tl.cast(number * L, tl.int64)
         chunk = tl.cast(number, tl.int64)
-        first = chunk * L
         q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
         k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)
         CHUNK, chunks = record_of(TAPE, at * NC + chunk, L, DK), heads.to(tl.int64) * NC
@@ -138,7 +140,7 @@ def mlstm_backward_chunks(
         entering = load_entering(PARTS, at * NC + chunk, chunks, L, DK, VALUE_TILES)
         forgets = tl.load(CHUNK + AT_FORGETS * L + steps)
         inside = steps < left_of(S, first)
-        at_gate = (row * S + first + steps) * NH + head
+        at_gate = first * NH + (row * S * NH + head) + steps * NH
         _store_gates(DI + at_gate, DF + at_gate, inside, di, taken, entering, forgets, segment, WITH_RESETS)
 
 

@@ -73,7 +73,7 @@ def mlstm_backward_states(
         dn = tl.load(DN_LAST + at * DK + keys, mask=(keys < DK) & (value_tile == 0), other=0.0)
     for back in tl.range(0, NC, num_stages=STAGES):
         chunk = tl.cast(NC - 1 - back, tl.int64)
-        first = chunk * L
+        first = tl.cast((NC - 1 - back) * L, tl.int64)  # see backward.py
         inside = steps < left_of(S, first)
         q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
         dh = load_tile(DH, first, NH * DV, steps, values, S, DV).to(tl.float32)  # (L, BV)

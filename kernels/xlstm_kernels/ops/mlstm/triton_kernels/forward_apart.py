@@ -10,6 +10,7 @@ from .shared import (
     from_natural,
     largest,
     largest_of_segment,
+    left_of,
     load_gates,
     load_m,
     load_segments,
@@ -271,7 +272,7 @@ def mlstm_outputs(
         there = (source - chunk_first) * BM + steps
         k = load_tile(K, start, k_step, steps, keys, S, DK).to(OPERAND)
         v = load_tile(V, start, v_step, steps, values, S, DV).to(OPERAND)
-        a = tl.load(CHUNK + AT_A * L + there)
+        a = tl.load(CHUNK + AT_A * L + there, mask=steps < left_of(S, start), other=-float("inf"))
         visible = here[:, None] >= there[None, :]
         if WITH_RESETS:
             visible = visible & (segment[:, None] == load_segment(CHUNK, there, L, WITH_RESETS)[None, :])

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ..parts import AT_K_DK, load_dn, load_y, role_part
-from ..shared import load_tile, state_tile, store_tile
+from ..shared import left_of, load_tile, state_tile, store_tile
 from ..tape import AT_A, AT_U, AT_WRITTEN, load_segment, record_of
 from .weights import chunk_weights
 
@@ -76,7 +76,7 @@ def key_role(
         there = (reader - chunk_first) * BM + steps
         dh = load_tile(DH, start, dh_step, steps, values, S, DV).to(OPERAND)
         q = load_tile(Q, start, q_step, steps, keys, S, DK).to(OPERAND)
-        u = tl.load(CHUNK + AT_U * L + there) - log2_scale
+        u = tl.load(CHUNK + AT_U * L + there, mask=steps < left_of(S, start), other=float("inf")) - log2_scale
         dscores = tl.dot(v, tl.trans(dh), input_precision=PRECISION)  # (BM, BM), rows write
         if VALUE_TILES > 1:
             for tile in range(1, VALUE_TILES):

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ..parts import AT_FROM_STATE, AT_Q_DQ, ROLE_NUMBERS, load_dn, load_y, role_part
-from ..shared import load_tile, of_segment_0, power, state_tile, store_tile
+from ..shared import left_of, load_tile, of_segment_0, power, state_tile, store_tile
 from ..tape import AT_A, AT_DECAY, AT_M_BEFORE, AT_U, load_of_keys, load_segment, of_chunk, of_n, record_of
 
 
@@ -89,7 +89,7 @@ def query_role(
         there = (source - chunk_first) * BM + steps
         v = load_tile(V, start, v_step, steps, values, S, DV).to(OPERAND)
         k = load_tile(K, start, k_step, steps, keys, S, DK).to(OPERAND)
-        a = tl.load(CHUNK + AT_A * L + there)
+        a = tl.load(CHUNK + AT_A * L + there, mask=steps < left_of(S, start), other=-float("inf"))
         visible = here[:, None] >= there[None, :]
         if WITH_RESETS:
             visible = visible & (segment[:, None] == load_segment(CHUNK, there, L, WITH_RESETS)[None, :])

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ..shared import load_tile, state_tile, store_tile
+from ..shared import left_of, load_tile, state_tile, store_tile
 from ..tape import AT_A, AT_U, AT_WRITTEN, load_segment, record_of
 from .weights import chunk_weights
 
@@ -73,7 +73,7 @@ def value_role(
         there = (reader - chunk_first) * BM + steps
         q = load_tile(Q, start, q_step, steps, keys, S, DK).to(OPERAND)
         dh = load_tile(DH, start, dh_step, steps, values, S, DV).to(OPERAND)
-        u = tl.load(CHUNK + AT_U * L + there) - log2_scale
+        u = tl.load(CHUNK + AT_U * L + there, mask=steps < left_of(S, start), other=float("inf")) - log2_scale
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # (BM, BM), rows write
         if KEY_TILES > 1:
             for tile in range(1, KEY_TILES):
