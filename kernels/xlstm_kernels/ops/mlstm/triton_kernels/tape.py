@@ -3,6 +3,7 @@
 A record has numbers of the chunk's L steps, one kind behind the other, then n before the chunk, (DK,), then numbers of
 the chunk. All distances within it are known when a kernel is compiled, so one address serves all loads, wide ones; and
 a step behind the end of the sequence has its numbers like any other, so that whole chunks are read without a mask.
+Loops over tiles of steps have one nonetheless: it keeps Triton from loading two numbers at once, which is slower there.
 Letters: shared.py.
 """
 
