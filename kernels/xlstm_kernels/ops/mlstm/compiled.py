@@ -104,6 +104,7 @@ def _forward(
     normalize: bool,
     record: bool,
 ) -> _Outputs:
+    q, k, v, i, logf, c, n, m, resets = core.contiguous(q, k, v, i, logf, c, n, m, resets)
     outputs = _outputs(q, k, v, i, logf, c, n, m, resets, chunk_size, normalize, record)
     h, *last, steps, memories = outputs
     tape = (steps, memories) if record else (None, None)
@@ -128,10 +129,10 @@ def _backward(
     chunk_size: int,
     normalize: bool,
 ) -> _Gradients:
+    dh, dc, dn, q, k, v, i, logf, resets = core.contiguous(dh, dc, dn, q, k, v, i, logf, resets)
     gradients = _gradients(dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, chunk_size, normalize)
-    given = (x.contiguous() for x in (dh, dc, dn))
     sizes = _sizes(q, v, chunk_size, normalize)
-    core.call("xlstm_mlstm_backward", sizes, q, k, v, i, logf, resets, h, steps, memories, *given, *gradients)
+    core.call("xlstm_mlstm_backward", sizes, q, k, v, i, logf, resets, h, steps, memories, dh, dc, dn, *gradients)
     return gradients
 
 
