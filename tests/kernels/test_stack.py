@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.kernels.stacks import (
     STACKS,
@@ -150,6 +151,32 @@ def test_whatever_runs_it_in_float32_a_stack_and_its_step_follow_float64(options
             outputs.append(y_t)
     for actual in (y, torch.stack(outputs, dim=1)):
         assert (actual.double() - expected).norm() < 1e-5 * expected.norm()  # the head norms magnify small outputs
+
+
+class MethodsForWeights(nn.Module):
+    """A linear map as torch.ao quantises it: weight and bias are methods."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def weight(self) -> Tensor:
+        return self.linear.weight
+
+    def bias(self) -> Tensor | None:
+        return self.linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def test_a_stack_with_quantised_maps_starts_from_the_empty_memory(stack: xLSTMBlockStack) -> None:
+    quantised, x = copy.deepcopy(stack), double(2, 5, D)
+    for parent in list(quantised.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, MethodsForWeights(child))
+    torch.testing.assert_close(quantised(x)[0], stack(x)[0])
 
 
 def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:

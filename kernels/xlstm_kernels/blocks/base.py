@@ -22,7 +22,7 @@ PLAIN = frozenset(
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether all modules inside do what their weights say: none was replaced, and none has a hook.
+    """Whether all modules inside do what their weights say: none was replaced or patched, and none has a hook.
 
     Then code that reads the weights, and calls no module, may stand in for them.
     """
@@ -30,7 +30,8 @@ def is_plain(module: nn.Module) -> bool:
         if child is None:
             continue
         hooks = child._forward_hooks or child._forward_pre_hooks or child._backward_hooks or child._backward_pre_hooks
-        if hooks or type(child) not in PLAIN or (child._modules and not is_plain(child)):
+        patched = "forward" in child.__dict__  # as libraries do that move or convert weights around a call
+        if hooks or patched or type(child) not in PLAIN or (child._modules and not is_plain(child)):
             return False
     return True
 
