@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import core
 from .blocks import is_plain, mLSTMBlock, sLSTMBlock, xLSTMBlock
 from .graph_step import GraphStep
+from .ops.checks import check_tensor
 from .seen_weights import SeenWeights
 from .stack import xLSTMBlockStack
 from .state import pack_state, unpack_state
@@ -88,8 +89,10 @@ class StackStepper:
 
         Raises:
             ValueError: a shape or the device does not fit.
-            TypeError: ``resets`` is not boolean.
+            TypeError: ``x`` or ``state`` is no tensor, or ``resets`` is not boolean.
         """
+        check_tensor("x", x)
+        check_tensor("state", state)
         batch_size = len(x)
         if x.device != self._empty.device:
             raise ValueError(f"x must be on {self._empty.device} like the stepper, got {x.device}")

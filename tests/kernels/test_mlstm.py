@@ -124,7 +124,7 @@ def test_gradients_with_all_options_equal_finite_differences() -> None:
     ("options", "message"),
     [
         ({"input_gate": "tanh"}, r"input_gate must be one of \('exponential', 'sigmoid'\), got 'tanh'"),
-        ({"soft_cap": 0.0}, "soft_cap must be > 0, or None for none, got 0.0"),
+        ({"soft_cap": 0.0}, "soft_cap must be > 0 and finite, got 0.0"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict, message: str) -> None:

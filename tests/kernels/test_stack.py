@@ -24,10 +24,15 @@ from xlstm_kernels import (
     StackStepper,
     concat_states,
     detach_state,
+    initial_mlstm_state,
+    initial_slstm_state,
     map_state,
+    mLSTMBlock,
     pack_state,
     select_state,
+    sLSTMBlock,
     unpack_state,
+    xLSTM7BBlock,
     xLSTMBlockStack,
     xLSTMConfig,
 )
@@ -199,6 +204,40 @@ def test_what_is_no_tensor_is_named_with_its_cure(mixed: xLSTMBlockStack) -> Non
         mixed(x, lengths=[1, 2])
     with pytest.raises(TypeError, match="resets must be a tensor, got list"):
         mixed(x, resets=[[False] * 3] * 2)
+
+
+@pytest.mark.parametrize("kind", [mLSTMBlock, sLSTMBlock, xLSTM7BBlock])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        ((2, 3, 9), torch.float32, ValueError, r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"),
+        ((3, 16), torch.float32, ValueError, r"x must be \(B, S, embedding_dim = 16\), got \(3, 16\)"),
+        ((2, 3, 16), torch.float64, TypeError, "x must be torch.float32 like the weights, got torch.float64"),
+    ],
+)
+def test_a_block_alone_names_what_does_not_fit(
+    kind: type, shape: tuple, dtype: torch.dtype, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kind(16, 1)(torch.zeros(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [(mLSTMBlock, initial_slstm_state(2, 1, 16)), (sLSTMBlock, initial_mlstm_state(2, 1, 16, 16))],
+)
+def test_a_block_refuses_the_memory_of_another_kind(kind: type, other: tuple) -> None:
+    block, x = kind(16, 1), torch.zeros(2, 3, 16)
+    state = block.initial_state(2)
+    with pytest.raises(TypeError, match=f"got {type(other).__name__}; None is the empty memory"):
+        block(x, state._replace(cell=other))
+    with pytest.raises(TypeError, match="state must be a BlockState, as the block returns it, got tuple"):
+        block(x, tuple(state))
+
+
+def test_a_dict_is_no_config() -> None:
+    with pytest.raises(TypeError, match=r"config must be an xLSTMConfig, got dict; a dict goes in as \*\*config"):
+        xLSTMBlockStack({"embedding_dim": 16, "num_blocks": 1})
 
 
 @pytest.mark.parametrize(

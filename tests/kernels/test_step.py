@@ -166,6 +166,7 @@ def test_a_stepper_is_copied_and_a_compiled_one_refuses_to_be_pickled() -> None:
         (torch.zeros(2, 64, device="meta"), None, None, ValueError, "x must be on cpu like the stepper, got meta"),
         (torch.zeros(2, 3), None, None, ValueError, r"x must be \(B, embedding_dim = 64\), got \(2, 3\)"),
         (torch.zeros(2, 1, 64), None, None, ValueError, r"x must be \(B, embedding_dim = 64\), got \(2, 1, 64\)"),
+        (torch.zeros(2, 64), (), None, TypeError, "state must be a tensor, got tuple"),
         (torch.zeros(2, 64), torch.zeros(3, 4), None, ValueError, r"state must be .*got \(3, 4\)"),
         (torch.zeros(2, 64), None, torch.zeros(3, dtype=torch.bool), ValueError, r"resets must be \(B,\) = \(2,\)"),
         (torch.zeros(2, 64), None, torch.zeros(2), TypeError, "resets must be bool"),

@@ -83,9 +83,9 @@ def mlstm_block(
         TypeError: it is not float32.
     """
     memory = state.cell
-    assert isinstance(memory, mLSTMState)
     E, NH = weights.skip.shape[0], weights.gates_bias.shape[0] // 2
-    check_memory(x, memory, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
+    check_memory(x, memory, mLSTMState, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
+    assert isinstance(memory, mLSTMState)
     given = (x, state.conv, memory.c, memory.n, memory.m.detach())
     x32, window, c, n, m = (core.plain(tensor) for tensor in given)
     plain = [core.plain(weight) for weight in weights]

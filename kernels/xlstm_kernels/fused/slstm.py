@@ -55,7 +55,7 @@ def slstm_mixer(
         ValueError: the state does not fit ``x`` and the weights.
         TypeError: it is not float32.
     """
-    check_memory(x, state, (weights[2].shape[1:3],) * 4)
+    check_memory(x, state, sLSTMState, (weights[2].shape[1:3],) * 4)
     m_before = state.m.detach().float()
     given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before, relative=False), m_before)
     x32, window, h, y, lam, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
