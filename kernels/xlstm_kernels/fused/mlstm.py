@@ -202,15 +202,7 @@ def _gradients(
     window: Tensor,
     c: Tensor,
     weights: list[Tensor],
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    steps: Tensor,
-    memories: Tensor,
-    chunk_size: int,
-    centred: bool,
-    residual: bool,
-    norm_eps: float,
-    head_norm_eps: float,
+    *rest: object,
 ) -> list[Tensor]:
     """Room for the gradients of x, window, c, n and the weights."""
     return [tensor.new_empty(tensor.shape) for tensor in (x, window, dc, dn, *weights)]

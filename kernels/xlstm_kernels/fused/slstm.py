@@ -158,10 +158,7 @@ def _gradients(
     window: Tensor,
     h: Tensor,
     weights: list[Tensor],
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    tape: Tensor,
-    norm_eps: float,
+    *rest: object,
 ) -> list[Tensor]:
     """Room for the gradients of x, window, h, y, lam and the weights."""
     return [leaf.new_empty(leaf.shape) for leaf in (x, window, h, h, h, *weights)]

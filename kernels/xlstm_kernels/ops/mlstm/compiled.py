@@ -130,27 +130,14 @@ def _backward(
     normalize: bool,
 ) -> _Gradients:
     dh, dc, dn, q, k, v, i, logf, resets = core.contiguous(dh, dc, dn, q, k, v, i, logf, resets)
-    gradients = _gradients(dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, chunk_size, normalize)
+    gradients = _gradients(dh, dc, dn, q, k, v, i, logf)
     sizes = _sizes(q, v, chunk_size, normalize)
     core.call("xlstm_mlstm_backward", sizes, q, k, v, i, logf, resets, h, steps, memories, dh, dc, dn, *gradients)
     return gradients
 
 
 def _gradients(
-    dh: Tensor,
-    dc: Tensor,
-    dn: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    i: Tensor,
-    logf: Tensor,
-    resets: Tensor | None,
-    h: Tensor,
-    steps: Tensor,
-    memories: Tensor,
-    chunk_size: int,
-    normalize: bool,
+    dh: Tensor, dc: Tensor, dn: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, logf: Tensor, *rest: object
 ) -> _Gradients:
     """Room for the gradients."""
     dq, dk, dv, di, dlogf, dc, dn = (buffers.empty(x.shape, like=x) for x in (q, k, v, i, logf, dc, dn))
