@@ -8,7 +8,8 @@ import torch
 
 from tests.kernels.recurrences import needs_core
 from xlstm_kernels import StackStepper, core, pack_state, unpack_state, xLSTMBlockStack, xLSTMConfig
-from xlstm_kernels.step import _CompiledStep, _NativeStep
+from xlstm_kernels.compiled_step import CompiledStep
+from xlstm_kernels.step import _NativeStep
 
 CONFIGS = {
     "mLSTM + sLSTM": {"embedding_dim": 64, "num_blocks": 2, "slstm_at": (1,)},
@@ -46,7 +47,7 @@ def test_the_compiled_step_is_the_stacks_step(
     stack, library = random_stack(name), core.load()
     step, exact = StackStepper(stack), _NativeStep(copy.deepcopy(stack).double())
     twins = [_NativeStep(with_other_last_bits(stack)) for _ in range(4)]
-    assert isinstance(step._step, _CompiledStep)
+    assert isinstance(step._step, CompiledStep)
     assert library is not None
     state = step.initial_state(batch_size)
     exact_state, twin_states, errors = state.double(), [state] * len(twins), []
