@@ -48,7 +48,7 @@ def mlstm_triton(
     if traced():
         outputs = _operator(*arrays, *options, record)
     else:
-        passes = passes_over(q, k, v, i, c is None, resets, *options)
+        passes = passes_over(q, k, v, i, c is None, resets is not None, *options)
         outputs = (_record_forward if record else _run_forward)(*arrays, passes, record)
     h, c, n, m = outputs[:4]
     return h if operand == dtype else h.to(dtype), mLSTMState(c, n, m)
@@ -98,8 +98,8 @@ def _run_forward(
 
 
 def _room_back(passes: Passes, *operands: Tensor) -> list[Tensor]:
-    """For the gradients of q, k, v, i, f and, of a state that was given, c and n."""
-    of_operands = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in operands]
+    """For the gradients of q, k, v, i, f, which is as i, and, of a state that was given, c and n."""
+    of_operands = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*operands, operands[-1])]
     of_state = () if passes.layout.fresh else passes.state_shapes[:2]
     return of_operands + [torch.empty(*shape, dtype=torch.float32, device=passes.device) for shape in of_state]
 
@@ -112,14 +112,12 @@ def _run_backward(
     k: Tensor,
     v: Tensor,
     i: Tensor,
-    f: Tensor,
-    resets: Tensor | None,
     h: Tensor,
     tape: Tensor,
     c_states: Tensor,
     passes: Passes,
 ) -> list[Tensor]:
-    gradients, last = _room_back(passes, q, k, v, i, f), dc is not None or dn is not None
+    gradients, last = _room_back(passes, q, k, v, i), dc is not None or dn is not None
     dq, dk, dv, di, df, *of_state = gradients
     dc_first, dn_first = of_state or (None, None)
     passed = torch.empty(passes.numbers_back, dtype=torch.float32, device=passes.device)
@@ -131,13 +129,13 @@ def _run_backward(
         dc, dn = (dh.new_zeros(s, dtype=torch.float32) if dx is None else dx.contiguous() for dx, s in given)
     states, *rest = passes.backward(last)
     with on_device_of(q):
-        states(q, resets, h, dh, dc, dn, tape, c_states, passed, dc_states, dc_first, dn_parts)
+        states(q, h, dh, dc, dn, tape, c_states, passed, dc_states, dc_first, dn_parts)
         if len(rest) == 1:
-            rest[0](q, k, v, f, resets, dh, tape, c_states, passed, dc_states, dq, dk, dv, di, df)
+            rest[0](q, k, v, dh, tape, c_states, passed, dc_states, dq, dk, dv, di, df)
         else:
             roles, gates = rest
             roles(q, k, v, dh, tape, c_states, passed, dc_states, dq, dk, dv)
-            gates(f, tape, passed, di, df)
+            gates(tape, passed, di, df)
     if dn_first is not None and dn_parts is not None and dn_parts is not dn_first:
         torch.sum(dn_parts, 0, out=dn_first)
     return gradients
@@ -145,11 +143,11 @@ def _run_backward(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: _Outputs) -> None:
     """What ``_run_forward`` took and gave, as far as backward reads it."""
-    q, k, v, i, f, _, _, _, resets, ctx.passes, _ = inputs
+    q, k, v, i, *_, ctx.passes, _ = inputs
     h, _, _, m, tape, c_states = outputs
     ctx.mark_non_differentiable(m, tape, c_states)
     ctx.set_materialize_grads(False)  # the tape would get zeros as large as itself
-    ctx.save_for_backward(q, k, v, i, f, resets, h, tape, c_states)
+    ctx.save_for_backward(q, k, v, i, h, tape, c_states)
 
 
 def _differentiate(
@@ -160,8 +158,8 @@ def _differentiate(
     run: Callable[..., list[Tensor]] = _run_backward
     options: tuple[Any, ...] = (passes,)
     if traced():
-        run, options = _backward_operator, (*passes.layout.options, passes.layout.fresh)
-    found = run(torch.zeros_like(saved[6]) if dh is None else dh, dc, dn, *saved, *options)
+        run, options = _backward_operator, (*passes.layout.options, passes.layout.fresh, passes.layout.with_resets)
+    found = run(torch.zeros_like(saved[4]) if dh is None else dh, dc, dn, *saved, *options)
     return *found, *(None,) * (len(ctx.needs_input_grad) - len(found))
 
 
@@ -183,7 +181,7 @@ def _forward(
     precision: str,
     record: bool,
 ) -> _Outputs:
-    passes = passes_over(q, k, v, i, c is None, resets, chunk_size, normalize, precision)
+    passes = passes_over(q, k, v, i, c is None, resets is not None, chunk_size, normalize, precision)
     *results, numbers, c_states = _run_forward(q, k, v, i, f, c, n, m, resets, passes, record)
     h, c_last, n_last, m_last = results
     tape = (numbers, c_states) if record else passes.tape(empty=True)
@@ -192,7 +190,7 @@ def _forward(
 
 def _outputs(*inputs: Any) -> _Outputs:
     q, k, v, i, _, c, _, _, resets, *options, record = inputs
-    passes = passes_over(q, k, v, i, c is None, resets, *options)
+    passes = passes_over(q, k, v, i, c is None, resets is not None, *options)
     return *_room(passes, v), *passes.tape(empty=not record)
 
 
@@ -204,8 +202,6 @@ def _backward(
     k: Tensor,
     v: Tensor,
     i: Tensor,
-    f: Tensor,
-    resets: Tensor | None,
     h: Tensor,
     tape: Tensor,
     c_states: Tensor,
@@ -213,19 +209,20 @@ def _backward(
     normalize: bool,
     precision: str,
     fresh: bool,
+    with_resets: bool,
 ) -> list[Tensor]:
-    passes = passes_over(q, k, v, i, fresh, resets, chunk_size, normalize, precision)
-    return _run_backward(dh, dc, dn, q, k, v, i, f, resets, h, tape, c_states, passes)
+    passes = passes_over(q, k, v, i, fresh, with_resets, chunk_size, normalize, precision)
+    return _run_backward(dh, dc, dn, q, k, v, i, h, tape, c_states, passes)
 
 
 def _gradients(*inputs: Any) -> list[Tensor]:
-    _, _, _, q, k, v, i, f, resets, _, _, _, *options, fresh = inputs
-    return _room_back(passes_over(q, k, v, i, fresh, resets, *options), q, k, v, i, f)
+    _, _, _, q, k, v, i, _, _, _, *options, fresh, with_resets = inputs
+    return _room_back(passes_over(q, k, v, i, fresh, with_resets, *options), q, k, v, i)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
     q, k, v, i, f, c, n, m, resets, *options, record = inputs
-    passes = passes_over(q, k, v, i, c is None, resets, *options)
+    passes = passes_over(q, k, v, i, c is None, resets is not None, *options)
     _save(ctx, (q, k, v, i, f, c, n, m, resets, passes, record), output)
 
 

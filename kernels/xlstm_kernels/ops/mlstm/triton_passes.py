@@ -26,7 +26,8 @@ from .triton_kernels import (
     mlstm_outputs,
     mlstm_states,
 )
-from .triton_kernels.shared import APART_NUMBERS, CHUNK_NUMBERS, STEP_NUMBERS
+from .triton_kernels.parts import role_part_size, value_part_size
+from .triton_kernels.tape import record_size
 
 GATE_BLOCK = 2048  # steps of which a program holds the gates at once
 EACH = 4  # chunks that a program of the backward pass goes through, at most
@@ -104,12 +105,13 @@ class Passes:
         self.layout, self.case, self.cut, self.device = layout, case, cut, layout.device
         self.NC = NC = count(S, cut.chunk)
         self.state_shapes = (B, NH, DK, DV), (B, NH, DK), (B, NH)
-        steps = STEP_NUMBERS.value + (APART_NUMBERS.value + case.with_resets if cut.walk is None else 0)
-        self.tape_shapes = B * NH * (steps * S + (CHUNK_NUMBERS.value + DK) * NC), (B, NH, NC, DK, DV)
+        chunks = B * NH * NC
+        self.tape_shapes = chunks * _numbers(record_size, cut.chunk, case.DK), (B, NH, NC, DK, DV)
         self.tape_dtypes = case.logs, case.operand
         self.parts = count(DV, cut.backward_states.values)  # that dn and the denominator's share come in
         self.key_roles = 0 if cut.roles is None else count(DK, cut.roles.out)
-        self.numbers_back = B * NH * (self.parts * (S + NC * (DK + 1)) + self.key_roles * (3 * S + NC))
+        of_values = self.parts * _numbers(value_part_size, cut.chunk, case.DK)
+        self.numbers_back = chunks * (of_values + self.key_roles * _numbers(role_part_size, cut.chunk))
         self.forward = functools.cache(self._prepare_forward)
         self.backward = functools.cache(self._prepare_backward)
 
@@ -143,19 +145,18 @@ class Passes:
         """States and chunks, or states, roles and gates; with gradients of the ``last`` state or without."""
         B, S, NH, DK, DV = self.layout[:5]
         cut, constants = self.cut, _backward_constants(self.case, self.layout.fresh, last)
-        heads, sizes, (of_q, of_k, of_v, of_gates) = B * NH, (S, NH, DK**-0.5), self._strides()
+        heads, sizes, (of_q, of_k, of_v, _) = B * NH, (S, NH, DK**-0.5), self._strides()
         programs = count(DK, cut.backward_states.keys) * self.parts * heads
         states = Launch(mlstm_backward_states, (programs,), (*of_q, *sizes), constants[mlstm_backward_states])
         if cut.roles is None:
             each = min(EACH, max(1, self.NC * heads // ENOUGH))
             programs = count(self.NC, each) * heads
-            numbers = (*of_q, *of_k, *of_v, *of_gates, S, NH, each, DK**-0.5)
+            numbers = (*of_q, *of_k, *of_v, S, NH, each, DK**-0.5)
             return states, Launch(mlstm_backward_chunks, (programs,), numbers, constants[mlstm_backward_chunks])
         programs = (2 * self.key_roles + count(DV, cut.roles.out)) * count(S, cut.roles.rows) * heads
         numbers = (*of_q, *of_k, *of_v, *sizes)
         roles = Launch(mlstm_backward_roles, (programs,), numbers, constants[mlstm_backward_roles])
-        of_chunks = (*of_gates, S, NH)
-        gates = Launch(mlstm_backward_gates, (self.NC * heads,), of_chunks, constants[mlstm_backward_gates])
+        gates = Launch(mlstm_backward_gates, (self.NC * heads,), (S, NH), constants[mlstm_backward_gates])
         return states, roles, gates
 
     def _strides(self) -> tuple[tuple[int, ...], ...]:
@@ -166,13 +167,11 @@ class Passes:
 _known = functools.lru_cache(LAYOUTS)(Passes)
 
 
-def passes_over(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, fresh: bool, resets: Tensor | None, *options: Any
-) -> Passes:
+def passes_over(q: Tensor, k: Tensor, v: Tensor, i: Tensor, fresh: bool, with_resets: bool, *options: Any) -> Passes:
     """Those of a call with these; ``f`` is laid out as ``i``."""
     B, S, NH, DK = q.shape
     strides: Any = q.stride(), k.stride(), v.stride(), i.stride()
-    kinds: Any = q.dtype, i.dtype, q.device, fresh, resets is not None
+    kinds: Any = q.dtype, i.dtype, q.device, fresh, with_resets
     layout = Layout(B, S, NH, DK, v.shape[3], *strides, *kinds, *options)
     return Passes(layout) if traced() else _known(layout)  # sizes that are traced as unknown are no key
 
@@ -226,6 +225,12 @@ def _backward_constants(case: Case, fresh: bool, last: bool) -> dict[Any, dict[s
         mlstm_backward_roles: {**constants, **roles},
         mlstm_backward_gates: {**gates, "WITH_RESETS": case.with_resets, "num_warps": 1},
     }
+
+
+def _numbers(size: Any, *arguments: int) -> int:
+    """What a function of kernels says of sizes."""
+    found: int = size.fn(*arguments).value
+    return found
 
 
 def count(size: int, largest_tile: int) -> int:

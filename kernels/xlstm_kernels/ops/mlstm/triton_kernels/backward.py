@@ -3,32 +3,27 @@
 import triton
 import triton.language as tl
 
-from .parts import leaving_part, load_dn, load_entering, load_segment, load_y, role_part
-from .shared import (
-    CHUNK_NUMBERS,
-    left_of,
-    load_segments,
-    load_tile,
-    of_segment_0,
-    power,
-    sigmoid_of_negative,
-    state_tile,
-    store_tile,
-    sum_of_segment,
-    tape_of_chunks,
-    tape_of_n,
-    tape_of_steps,
-    tape_of_steps_apart,
+from .parts import AT_FROM_STATE, AT_K_DK, AT_Q_DQ, ROLE_NUMBERS, load_dn, load_entering, load_y, role_part
+from .shared import left_of, load_tile, of_segment_0, power, state_tile, store_tile, sum_of_segment
+from .tape import (
+    AT_A,
+    AT_CLOSING,
+    AT_FORGETS,
+    AT_M_BEFORE,
+    AT_U,
+    load_of_keys,
+    load_segment,
+    of_chunk,
+    of_n,
+    record_of,
 )
 
 
-@triton.jit(do_not_specialize=["S", "NH", "EACH", "g_batch", "g_step", "g_head"])
+@triton.jit(do_not_specialize=["S", "NH", "EACH"])
 def mlstm_backward_chunks(
     Q,
     K,
     V,
-    F,
-    RESETS,
     DH,
     TAPE,
     C_STATES,
@@ -48,9 +43,6 @@ def mlstm_backward_chunks(
     v_batch,
     v_step,
     v_head,
-    g_batch,
-    g_step,
-    g_head,
     S,
     NH,
     EACH,  # chunks that a program goes through
@@ -84,17 +76,17 @@ def mlstm_backward_chunks(
     C_STATES += at * NC * DK * DV
     DC_STATES += at * NC * DK * DV
     keys_at, values_at = row * S * NH * DK + head * DK, row * S * NH * DV + head * DV
-    OF_CHUNK = tape_of_chunks(TAPE, heads, at, S, NC)
     for number in tl.range(part * EACH, tl.minimum((part + 1) * EACH, NC), num_stages=STAGES):
+        # Widened after the product, which might overflow for all that the compiler knows: else it would keep an address
+        # and a step of each array, and the registers that these take would come back from the stack behind the loads.
+        first = tl.cast(number * L, tl.int64)
         chunk = tl.cast(number, tl.int64)
-        first = chunk * L
-        inside = steps < left_of(S, first)
         q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
         k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)
-        a = tl.load(tape_of_steps(TAPE, heads, at, S, 0) + first + steps, mask=inside, other=-float("inf"))  # (L,)
-        u = tl.load(tape_of_steps(TAPE, heads, at, S, 1) + first + steps, mask=inside, other=float("inf")) - log2_scale
-        m, closing = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS), tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 1)
-        segment = load_segments(RESETS, row * S + first, steps, inside, 0, WITH_RESETS)
+        CHUNK, chunks = record_of(TAPE, at * NC + chunk, L, DK), heads.to(tl.int64) * NC
+        a, u = tl.load(CHUNK + AT_A * L + steps), tl.load(CHUNK + AT_U * L + steps) - log2_scale  # (L,)
+        m, closing = tl.load(of_chunk(CHUNK, AT_M_BEFORE, L, DK)), tl.load(of_chunk(CHUNK, AT_CLOSING, L, DK))
+        segment = load_segment(CHUNK, steps, L, WITH_RESETS)
 
         # Rows are the step s that writes, columns the step t that reads. The weights go first, as they fill registers.
         visible, to_end = steps[:, None] <= steps[None, :], a
@@ -108,7 +100,7 @@ def mlstm_backward_chunks(
             dh = load_tile(DH + values_at, first, NH * DV, steps, values, S, DV).to(OPERAND)
             dscores = tl.dot(v, tl.trans(dh), dscores, input_precision=PRECISION)
         if NORMALIZE:
-            y = load_y(PARTS, heads, at, S, first, steps, VALUE_TILES)
+            y = load_y(PARTS, at * NC + chunk, chunks, steps, L, DK, VALUE_TILES)
             dscores += y[None, :]
         weights = tl.where(visible, power(a[:, None] - u[None, :]), 0.0)
         dscores = (dscores * weights).to(OPERAND)
@@ -131,8 +123,8 @@ def mlstm_backward_chunks(
             dk = tl.dot(v, tl.trans(dC), dk, input_precision=PRECISION)
             dq = tl.dot(dh, tl.trans(C), dq, input_precision=PRECISION)
 
-        n = tl.load(tape_of_n(TAPE, heads, at, S, NC, DK) + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
-        dn = load_dn(PARTS, heads, at, S, NC, chunk, keys, DK, VALUE_TILES)
+        n = load_of_keys(of_n(CHUNK, L), keys, DK)
+        dn = load_dn(PARTS, at * NC + chunk, chunks, keys, L, DK, VALUE_TILES)
         dk = tl.dot(dscores, q, (dk + dn[None, :]) * written[:, None], input_precision=PRECISION)
         store_tile(DK_OUT + keys_at, dk, first, NH * DK, steps, keys, S, DK)
         di = tl.sum(k.to(tl.float32) * dk, 1)  # (L,)
@@ -145,38 +137,31 @@ def mlstm_backward_chunks(
         # each step then takes away what it reads and adds what it writes. Closed in each chunk, it loses nothing with
         # S.
         taken = tl.sum(q.to(tl.float32) * dq, 1) - di  # (L,)
-        entering = load_entering(PARTS, heads, at, S, NC, chunk, DK, VALUE_TILES)
-        t = first + steps
-        _store_gates(F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS)
+        entering = load_entering(PARTS, at * NC + chunk, chunks, L, DK, VALUE_TILES)
+        forgets = tl.load(CHUNK + AT_FORGETS * L + steps)
+        inside = steps < left_of(S, first)
+        at_gate = first * NH + (row * S * NH + head) + steps * NH
+        _store_gates(DI + at_gate, DF + at_gate, inside, di, taken, entering, forgets, segment, WITH_RESETS)
 
 
 @triton.jit
-def _store_gates(
-    F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken, entering, segment, WITH_RESETS: tl.constexpr
-):
+def _store_gates(DI, DF, inside, di, taken, entering, forgets, segment, WITH_RESETS: tl.constexpr):
     """Gradients of the gates' pre-activations, from what enters the chunk and what each of its steps takes away."""
     if WITH_RESETS:
         _, so_far = tl.associative_scan((segment, taken), 0, sum_of_segment)
         crossing = tl.where(segment == 0, entering, 0.0) - (so_far - taken)
     else:
         crossing = entering - (tl.cumsum(taken, 0) - taken)
-    inside = t < S
-    f = tl.load(F + row * g_batch + t * g_step + head * g_head, mask=inside, other=0.0).to(tl.float32)
-    at_gate = (row * S + t) * NH + head
-    tl.store(DI + at_gate, di.to(DI.dtype.element_ty), mask=inside)
-    tl.store(DF + at_gate, (crossing * sigmoid_of_negative(f)).to(DF.dtype.element_ty), mask=inside)
+    tl.store(DI, di.to(DI.dtype.element_ty), mask=inside)
+    tl.store(DF, (crossing * forgets.to(tl.float32)).to(DF.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["S", "NH", "g_batch", "g_step", "g_head"])
+@triton.jit(do_not_specialize=["S", "NH"])
 def mlstm_backward_gates(
-    F,
     TAPE,
     PARTS,
     DI,
     DF,
-    g_batch,
-    g_step,
-    g_head,
     S,
     NH,
     DK: tl.constexpr,
@@ -187,22 +172,21 @@ def mlstm_backward_gates(
 ):
     """One program a chunk of a head of a row: the gates' gradients, from the parts that the roles left."""
     NC = tl.cdiv(S, L)
-    heads = tl.num_programs(0) // NC
-    at, chunk = (tl.program_id(0) // NC).to(tl.int64), (tl.program_id(0) % NC).to(tl.int64)
+    number, chunks = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)  # of (B, NH, NC)
+    at, first = number // NC, number % NC * L
     row, head = at // NH, at % NH
-    t = chunk * L + tl.arange(0, L)
-    inside = t < S
+    steps = tl.arange(0, L)
+    inside = steps < left_of(S, first)
     taken, di = tl.zeros((L,), tl.float32), tl.zeros((L,), tl.float32)
     entering = tl.sum(tl.zeros((L,), tl.float32), 0)
     for tile in range(KEY_ROLES):
-        q_dq = role_part(PARTS, heads, at, S, NC, 0, tile, DK, Y_TILES, KEY_ROLES)
-        from_state = role_part(PARTS, heads, at, S, NC, 1, tile, DK, Y_TILES, KEY_ROLES)
-        k_dk = role_part(PARTS, heads, at, S, NC, 2, tile, DK, Y_TILES, KEY_ROLES)
-        taken += tl.load(q_dq + t, mask=inside, other=0.0)
-        di += tl.load(k_dk + t, mask=inside, other=0.0)
-        entering += tl.sum(tl.load(from_state + t, mask=inside, other=0.0), 0)
-        entering += tl.load(leaving_part(PARTS, heads, at, S, NC, tile, DK, Y_TILES, KEY_ROLES) + chunk)
-    segment = load_segment(tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 3), t, inside, -1.0, WITH_RESETS)
-    _store_gates(
-        F, DI, DF, row, head, t, S, NH, g_batch, g_step, g_head, di, taken - di, entering, segment, WITH_RESETS
-    )
+        PART = role_part(PARTS, tile, number, chunks, L, DK, Y_TILES)
+        taken += tl.load(PART + AT_Q_DQ * L + steps, mask=inside, other=0.0)
+        di += tl.load(PART + AT_K_DK * L + steps, mask=inside, other=0.0)
+        entering += tl.sum(tl.load(PART + AT_FROM_STATE * L + steps, mask=inside, other=0.0), 0)
+        entering += tl.load(PART + ROLE_NUMBERS * L)
+    CHUNK = record_of(TAPE, number, L, DK)
+    segment = load_segment(CHUNK, steps, L, WITH_RESETS)
+    forgets = tl.load(CHUNK + AT_FORGETS * L + steps)
+    at_gate = (row * S + first + steps) * NH + head
+    _store_gates(DI + at_gate, DF + at_gate, inside, di, taken - di, entering, forgets, segment, WITH_RESETS)

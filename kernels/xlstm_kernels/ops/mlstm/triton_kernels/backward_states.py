@@ -6,25 +6,14 @@ y is the gradient of the normaliser times the denominator, -sign(l) (dh . h) whe
 import triton
 import triton.language as tl
 
-from .parts import dn_part, entering_part, y_part
-from .shared import (
-    CHUNK_NUMBERS,
-    left_of,
-    load_segments,
-    load_tile,
-    of_segment_0,
-    power,
-    state_tile,
-    tape_of_chunks,
-    tape_of_n,
-    tape_of_steps,
-)
+from .parts import value_part
+from .shared import left_of, load_tile, of_segment_0, power, state_tile
+from .tape import AT_DECAY, AT_M_BEFORE, AT_SLOPE, AT_U, load_of_keys, load_segment, of_chunk, of_n, record_of
 
 
 @triton.jit(do_not_specialize=["S", "NH"])
 def mlstm_backward_states(
     Q,
-    RESETS,
     H,
     DH,
     DC_LAST,
@@ -74,11 +63,6 @@ def mlstm_backward_states(
     Q += row * q_batch + head * q_head
     H += row * S * NH * DV + head * DV
     DH += row * S * NH * DV + head * DV
-    U, SLOPE = tape_of_steps(TAPE, heads, at, S, 1), tape_of_steps(TAPE, heads, at, S, 2)
-    OF_CHUNK, N_STATES = tape_of_chunks(TAPE, heads, at, S, NC), tape_of_n(TAPE, heads, at, S, NC, DK)
-    Y = y_part(PARTS, heads, at, S, value_tile)
-    DN_STATES = dn_part(PARTS, heads, at, S, NC, value_tile, DK, VALUE_TILES)
-    ENTER = entering_part(PARTS, heads, at, S, NC, value_tile, DK, VALUE_TILES)
     C_STATES += at * NC * DK * DV
     DC_STATES += at * NC * DK * DV
 
@@ -89,15 +73,18 @@ def mlstm_backward_states(
         dn = tl.load(DN_LAST + at * DK + keys, mask=(keys < DK) & (value_tile == 0), other=0.0)
     for back in tl.range(0, NC, num_stages=STAGES):
         chunk = tl.cast(NC - 1 - back, tl.int64)
-        first = chunk * L
+        first = tl.cast((NC - 1 - back) * L, tl.int64)  # see backward.py
         inside = steps < left_of(S, first)
         q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
         dh = load_tile(DH, first, NH * DV, steps, values, S, DV).to(tl.float32)  # (L, BV)
-        u = tl.load(U + first + steps, mask=inside, other=float("inf")) - log2_scale  # (L,)
-        m, decay = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS), tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 2)
-        segment = load_segments(RESETS, row * S + first, steps, inside, 0, WITH_RESETS)
+        CHUNK = record_of(TAPE, at * NC + chunk, L, DK)
+        PART = value_part(PARTS, value_tile, at * NC + chunk, heads.to(tl.int64) * NC, L, DK)
+        # Masked, as the steps behind the end may have none of these: outputs are computed a tile of steps at a time.
+        u = tl.load(CHUNK + AT_U * L + steps, mask=inside, other=float("inf")) - log2_scale  # (L,)
+        m, decay = tl.load(of_chunk(CHUNK, AT_M_BEFORE, L, DK)), tl.load(of_chunk(CHUNK, AT_DECAY, L, DK))
+        segment = load_segment(CHUNK, steps, L, WITH_RESETS)
         tl.store(DC_STATES + chunk * DK * DV + of_state, dC.to(DC_STATES.dtype.element_ty), mask=in_state)
-        tl.store(DN_STATES + chunk * DK + keys, dn, mask=keys < DK)
+        tl.store(PART + L + keys, dn, mask=keys < DK)
 
         reads = power(of_segment_0(m, segment, WITH_RESETS) - u)  # (L,)
         dC = tl.dot(
@@ -105,15 +92,15 @@ def mlstm_backward_states(
         )
         dn = dn * decay.to(tl.float32)
         if NORMALIZE:
-            slope = tl.load(SLOPE + first + steps, mask=inside, other=0.0).to(tl.float32)
+            slope = tl.load(CHUNK + AT_SLOPE * L + steps, mask=inside, other=0.0).to(tl.float32)
             h = load_tile(H, first, NH * DV, steps, values, S, DV).to(tl.float32)
             y = tl.sum(dh * h, 1) * slope
-            tl.store(Y + first + steps, y, mask=inside & (tile // VALUE_TILES == 0))
+            tl.store(PART + steps, y, mask=tile // VALUE_TILES == 0)
             dn += tl.sum(q.to(tl.float32) * (reads * y)[:, None], 0)
         if ENTERING:
             C = tl.load(C_STATES + chunk * DK * DV + of_state, mask=in_state, other=0.0).to(tl.float32)
-            n = tl.load(N_STATES + chunk * DK + keys, mask=keys < DK, other=0.0).to(tl.float32)
-            tl.store(ENTER + chunk, tl.sum(tl.sum(C * dC, 1), 0) + tl.sum(n * dn, 0))
+            n = load_of_keys(of_n(CHUNK, L), keys, DK)
+            tl.store(PART + L + DK, tl.sum(tl.sum(C * dC, 1), 0) + tl.sum(n * dn, 0))
     if not FRESH:
         tl.store(DC_FIRST + at * DK * DV + of_state, dC, mask=in_state)
         tl.store(DN_FIRST + (value_tile * heads.to(tl.int64) + at) * DK + keys, dn, mask=keys < DK)

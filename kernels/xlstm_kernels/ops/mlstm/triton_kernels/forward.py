@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from .shared import (
-    CHUNK_NUMBERS,
     LOWEST,
     closing_exponent,
     finish,
@@ -19,13 +18,24 @@ from .shared import (
     of_segment_0,
     of_unit,
     power,
+    sigmoid_of_negative,
     slope,
     state_tile,
     store_tile,
-    tape_of_chunks,
-    tape_of_n,
-    tape_of_steps,
     to_natural,
+)
+from .tape import (
+    AT_A,
+    AT_CLOSING,
+    AT_DECAY,
+    AT_FORGETS,
+    AT_M_BEFORE,
+    AT_SEGMENT,
+    AT_SLOPE,
+    AT_U,
+    of_chunk,
+    of_n,
+    record_of,
 )
 
 
@@ -78,7 +88,6 @@ def mlstm_forward(
     """One program a value tile of a head of a row: the chunks one after the other, their state in registers."""
     TILES: tl.constexpr = (DV + BV - 1) // BV
     tile = tl.program_id(0) % TILES
-    heads = tl.num_programs(0) // TILES
     at = (tl.program_id(0) // TILES).to(tl.int64)  # of (B, NH)
     row, head = at // NH, at % NH
     NC = tl.cdiv(S, L)
@@ -92,9 +101,6 @@ def mlstm_forward(
     H += row * S * NH * DV + head * DV
     I += row * g_batch + head * g_head  # noqa: E741
     F += row * g_batch + head * g_head
-    A, U = tape_of_steps(TAPE, heads, at, S, 0), tape_of_steps(TAPE, heads, at, S, 1)
-    SLOPE, CHUNKS = tape_of_steps(TAPE, heads, at, S, 2), tape_of_chunks(TAPE, heads, at, S, NC)
-    N_STATES = tape_of_n(TAPE, heads, at, S, NC, DK)
     C_STATES += at * NC * DK * DV
 
     if FRESH:
@@ -111,14 +117,15 @@ def mlstm_forward(
         q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
         k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)
         v = load_tile(V, first, v_step, steps, values, S, DV).to(OPERAND)  # (L, BV)
-        i, logf = load_gates(I + first * g_step, F + first * g_step, steps * g_step, inside, LOGS)  # (L,)
+        i, logf, f = load_gates(I + first * g_step, F + first * g_step, steps * g_step, inside, LOGS)  # (L,)
         segment = load_segments(RESETS, row * S + first, steps, inside, 0, WITH_RESETS)
         m = from_natural(m_natural, LOGS)
         if RECORD:
+            CHUNK = record_of(TAPE, at * NC + chunk, L, DK)
             tl.store(
                 C_STATES + tl.cast(chunk, tl.int64) * DK * DV + of_state, C.to(C_STATES.dtype.element_ty), mask=in_state
             )
-            tl.store(N_STATES + tl.cast(chunk, tl.int64) * DK + keys, n, mask=(keys < DK) & leads)
+            tl.store(of_n(CHUNK, L) + keys, n, mask=(keys < DK) & leads)
 
         b = tl.cumsum(logf, 0)
         a = i - b
@@ -157,16 +164,19 @@ def mlstm_forward(
         C = tl.dot(tl.trans(k), written_v, C * decay, input_precision=PRECISION)
         n = n * decay + tl.sum(k.to(tl.float32) * written[:, None], 0)
         if RECORD:
-            tl.store(CHUNKS + chunk * CHUNK_NUMBERS, m, mask=leads)
-            tl.store(CHUNKS + chunk * CHUNK_NUMBERS + 1, closing, mask=leads)
-            tl.store(CHUNKS + chunk * CHUNK_NUMBERS + 2, decay, mask=leads)
-            tl.store(A + first + steps, a, mask=inside & leads)
+            tl.store(of_chunk(CHUNK, AT_M_BEFORE, L, DK), m, mask=leads)
+            tl.store(of_chunk(CHUNK, AT_CLOSING, L, DK), closing, mask=leads)
+            tl.store(of_chunk(CHUNK, AT_DECAY, L, DK), decay, mask=leads)
+            tl.store(CHUNK + AT_A * L + steps, a, mask=leads)
+            tl.store(CHUNK + AT_FORGETS * L + steps, sigmoid_of_negative(f), mask=leads)
+            if WITH_RESETS:
+                tl.store(CHUNK + AT_SEGMENT * L + steps, segment, mask=leads)
             if NORMALIZE:
-                tl.store(SLOPE + first + steps, slope(normaliser, floor), mask=inside & leads)
-                tl.store(U + first + steps, M + tl.log2(denominator), mask=inside & leads)
+                tl.store(CHUNK + AT_SLOPE * L + steps, slope(normaliser, floor), mask=leads)
+                tl.store(CHUNK + AT_U * L + steps, M + tl.log2(denominator), mask=leads)
             else:
-                tl.store(SLOPE + first + steps, tl.zeros((L,), LOGS), mask=inside & leads)
-                tl.store(U + first + steps, -b, mask=inside & leads)
+                tl.store(CHUNK + AT_SLOPE * L + steps, tl.zeros((L,), LOGS), mask=leads)
+                tl.store(CHUNK + AT_U * L + steps, -b, mask=leads)
 
     tl.store(C_LAST + at * DK * DV + of_state, C, mask=in_state)
     tl.store(N_LAST + at * DK + keys, n, mask=(keys < DK) & leads)

@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from .shared import (
-    CHUNK_NUMBERS,
     LOWEST,
     closing_exponent,
     finish,
@@ -19,14 +18,29 @@ from .shared import (
     of_segment_0,
     of_unit,
     power,
+    sigmoid_of_negative,
     slope,
     state_tile,
     store_tile,
-    tape_of_chunks,
-    tape_of_n,
-    tape_of_steps,
-    tape_of_steps_apart,
     to_natural,
+)
+from .tape import (
+    AT_A,
+    AT_CLOSING,
+    AT_DECAY,
+    AT_FLOOR,
+    AT_FORGETS,
+    AT_M,
+    AT_M_BEFORE,
+    AT_SEGMENT,
+    AT_SLOPE,
+    AT_U,
+    AT_WRITTEN,
+    load_of_keys,
+    load_segment,
+    of_chunk,
+    of_n,
+    record_of,
 )
 
 
@@ -57,15 +71,10 @@ def mlstm_gates(
     LOGS: tl.constexpr,
 ):
     """One program a head of a row: all that depends on gates and resets alone, CHUNKS chunks at a time."""
-    heads = tl.num_programs(0)
     at = tl.program_id(0).to(tl.int64)  # of (B, NH)
     row, head = at // NH, at % NH
     NC = tl.cdiv(S, L)
     chunks, steps = tl.arange(0, CHUNKS), tl.arange(0, L)
-    A, M_OUT = tape_of_steps(TAPE, heads, at, S, 0), tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 1)
-    WRITTEN = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 0)
-    SEGMENT = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 3)
-    FLOOR, OF_CHUNK = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 2), tape_of_chunks(TAPE, heads, at, S, NC)
     m_natural = tl.cast(-float("inf"), tl.float32)
     if not FRESH:
         m_natural = load_m(M_FIRST, at, RESETS, row, S, WITH_RESETS)
@@ -73,7 +82,7 @@ def mlstm_gates(
         chunk = (first + chunks).to(tl.int64)
         t = chunk[:, None] * L + steps[None, :]  # (CHUNKS, L)
         inside = t < S
-        i, logf = load_gates(I, F, row * g_batch + t * g_step + head * g_head, inside, LOGS)
+        i, logf, f = load_gates(I, F, row * g_batch + t * g_step + head * g_head, inside, LOGS)
         segment = load_segments(RESETS, row * S, t, inside, 1, WITH_RESETS)
         b = tl.cumsum(logf, 1)
         a = i - b
@@ -99,16 +108,20 @@ def mlstm_gates(
 
         kept = of_segment_0(m_before, last_segment, WITH_RESETS)
         closing = closing_exponent(m_after, forgotten, tl.maximum(kept, most))
-        tl.store(OF_CHUNK + chunk * CHUNK_NUMBERS, m_before, mask=chunk < NC)
-        tl.store(OF_CHUNK + chunk * CHUNK_NUMBERS + 1, closing, mask=chunk < NC)
-        tl.store(OF_CHUNK + chunk * CHUNK_NUMBERS + 2, power(kept + closing), mask=chunk < NC)
         M = tl.maximum(tl.maximum(of_segment_0(m_before[:, None], segment, WITH_RESETS), M), LOWEST)
-        tl.store(A + t, a, mask=inside)
-        tl.store(WRITTEN + t, power(to_end + closing[:, None]), mask=inside)
-        tl.store(M_OUT + t, M, mask=inside)
-        tl.store(FLOOR + t, -(b + M), mask=inside)
+        CHUNK = record_of(TAPE, at * NC + chunk, L, DK)  # (CHUNKS,)
+        known = chunk < NC
+        tl.store(of_chunk(CHUNK, AT_M_BEFORE, L, DK), m_before, mask=known)
+        tl.store(of_chunk(CHUNK, AT_CLOSING, L, DK), closing, mask=known)
+        tl.store(of_chunk(CHUNK, AT_DECAY, L, DK), power(kept + closing), mask=known)
+        STEP, known = CHUNK[:, None] + steps[None, :], known[:, None]  # (CHUNKS, L)
+        tl.store(STEP + AT_A * L, a, mask=known)
+        tl.store(STEP + AT_FORGETS * L, sigmoid_of_negative(f), mask=known)
+        tl.store(STEP + AT_WRITTEN * L, power(to_end + closing[:, None]), mask=known)
+        tl.store(STEP + AT_M * L, M, mask=known)
+        tl.store(STEP + AT_FLOOR * L, -(b + M), mask=known)
         if WITH_RESETS:
-            tl.store(SEGMENT + t, segment, mask=inside)
+            tl.store(STEP + AT_SEGMENT * L, segment, mask=known)
     tl.store(M_LAST + at, m_natural)
 
 
@@ -144,7 +157,6 @@ def mlstm_states(
     VALUE_TILES: tl.constexpr = (DV + BV - 1) // BV
     TILES: tl.constexpr = (DK + BK - 1) // BK * VALUE_TILES
     tile = tl.program_id(0) % TILES
-    heads = tl.num_programs(0) // TILES
     at = (tl.program_id(0) // TILES).to(tl.int64)  # of (B, NH)
     row, head = at // NH, at % NH
     NC = tl.cdiv(S, L)
@@ -154,27 +166,25 @@ def mlstm_states(
     leads = tile % VALUE_TILES == 0  # has the normaliser of its keys
     K += row * k_batch + head * k_head
     V += row * v_batch + head * v_head
-    WRITTEN = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 0)
-    OF_CHUNK = tape_of_chunks(TAPE, heads, at, S, NC)
-    N_STATES = tape_of_n(TAPE, heads, at, S, NC, DK)
     C_STATES += at * NC * DK * DV
     if FRESH:
         C = tl.zeros((BK, BV), tl.float32)
         n = tl.zeros((BK,), tl.float32)
     else:
-        m = tl.load(OF_CHUNK)
+        m = tl.load(of_chunk(record_of(TAPE, at * NC, L, DK), AT_M_BEFORE, L, DK))
         C = of_unit(tl.load(C_FIRST + at * DK * DV + of_state, mask=in_state, other=0.0), m)
         n = of_unit(tl.load(N_FIRST + at * DK + keys, mask=keys < DK, other=0.0), m)
     for chunk in tl.range(0, NC, num_stages=STAGES):
         first = tl.cast(chunk, tl.int64) * L
         k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)  # (L, BK)
         v = load_tile(V, first, v_step, steps, values, S, DV)  # (L, BV)
-        written = tl.load(WRITTEN + first + steps, mask=steps < left_of(S, first), other=0.0).to(tl.float32)
-        decay = tl.load(OF_CHUNK + chunk * CHUNK_NUMBERS + 2).to(tl.float32)
+        CHUNK = record_of(TAPE, at * NC + chunk, L, DK)
+        written = tl.load(CHUNK + AT_WRITTEN * L + steps).to(tl.float32)
+        decay = tl.load(of_chunk(CHUNK, AT_DECAY, L, DK)).to(tl.float32)
         tl.store(
             C_STATES + tl.cast(chunk, tl.int64) * DK * DV + of_state, C.to(C_STATES.dtype.element_ty), mask=in_state
         )
-        tl.store(N_STATES + tl.cast(chunk, tl.int64) * DK + keys, n, mask=(keys < DK) & leads)
+        tl.store(of_n(CHUNK, L) + keys, n, mask=(keys < DK) & leads)
         written_v = (v.to(tl.float32) * written[:, None]).to(OPERAND)
         C = tl.dot(tl.trans(k), written_v, C * decay, input_precision=PRECISION)
         n = n * decay + tl.sum(k.to(tl.float32) * written[:, None], 0)
@@ -221,34 +231,30 @@ def mlstm_outputs(
     tile = tl.program_id(0) % TILES
     block = tl.program_id(0) // TILES
     blocks = tl.cdiv(S, BM)
-    heads = tl.num_programs(0) // TILES // blocks
     at = (block // blocks).to(tl.int64)  # of (B, NH)
     block = block % blocks
     row, head = at // NH, at % NH
     NC = tl.cdiv(S, L)
     chunk = block // (L // BM)
+    chunk_first = chunk * (L // BM)
     steps, keys, values = tl.arange(0, BM), tl.arange(0, BK), tile * BV + tl.arange(0, BV)
     first = block.to(tl.int64) * BM
-    inside = steps < left_of(S, first)
     Q += row * q_batch + head * q_head
     K += row * k_batch + head * k_head
     V += row * v_batch + head * v_head
     C_STATES += (at * NC + chunk) * DK * DV
-    A, SEGMENT = tape_of_steps(TAPE, heads, at, S, 0), tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 3)
-    N_STATES = tape_of_n(TAPE, heads, at, S, NC, DK) + chunk * DK
-    M = tl.load(tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 1) + first + steps, mask=inside, other=0.0)
-    log2_floor = tl.load(tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 2) + first + steps, mask=inside, other=0.0)
-    m = tl.load(tape_of_chunks(TAPE, heads, at, S, NC) + chunk * CHUNK_NUMBERS)
-    segment = tl.zeros((BM,), tl.int32)
-    if WITH_RESETS:
-        segment = tl.load(SEGMENT + first + steps, mask=inside, other=-1.0).to(tl.int32)
+    CHUNK = record_of(TAPE, at * NC + chunk, L, DK)
+    here = (block - chunk_first) * BM + steps
+    M, log2_floor = tl.load(CHUNK + AT_M * L + here), tl.load(CHUNK + AT_FLOOR * L + here)
+    m = tl.load(of_chunk(CHUNK, AT_M_BEFORE, L, DK))
+    segment = load_segment(CHUNK, here, L, WITH_RESETS)
 
     reads = power(of_segment_0(m, segment, WITH_RESETS) - M)  # (BM,)
     q = load_tile(Q, first, q_step, steps, keys, S, DK).to(OPERAND)  # (BM, BK)
     of_state, in_state = state_tile(keys, values, DK, DV)
     C = tl.load(C_STATES + of_state, mask=in_state, other=0.0)
     numerator = tl.dot(q, C, input_precision=PRECISION)  # (BM, BV)
-    n = tl.load(N_STATES + keys, mask=keys < DK, other=0.0).to(tl.float32)
+    n = load_of_keys(of_n(CHUNK, L), keys, DK)
     normaliser = tl.sum(q.to(tl.float32) * n[None, :], 1)
     if KEY_TILES > 1:
         for key_tile in range(1, KEY_TILES):
@@ -257,22 +263,19 @@ def mlstm_outputs(
             of_state, in_state = state_tile(more, values, DK, DV)
             C = tl.load(C_STATES + of_state, mask=in_state, other=0.0)
             numerator = tl.dot(q_more, C, numerator, input_precision=PRECISION)
-            n = tl.load(N_STATES + more, mask=more < DK, other=0.0).to(tl.float32)
+            n = load_of_keys(of_n(CHUNK, L), more, DK)
             normaliser += tl.sum(q_more.to(tl.float32) * n[None, :], 1)
     numerator *= reads[:, None]
     normaliser *= reads
-    for source in tl.range(chunk * (L // BM), block + 1, num_stages=STAGES):
+    for source in tl.range(chunk_first, block + 1, num_stages=STAGES):
         start = tl.cast(source, tl.int64) * BM
-        source_inside = steps < left_of(S, start)
+        there = (source - chunk_first) * BM + steps
         k = load_tile(K, start, k_step, steps, keys, S, DK).to(OPERAND)
         v = load_tile(V, start, v_step, steps, values, S, DV).to(OPERAND)
-        a = tl.load(A + start + steps, mask=source_inside, other=-float("inf"))
-        visible = steps[:, None] + (block - source) * BM >= steps[None, :]
+        a = tl.load(CHUNK + AT_A * L + there, mask=steps < left_of(S, start), other=-float("inf"))
+        visible = here[:, None] >= there[None, :]
         if WITH_RESETS:
-            visible = visible & (
-                segment[:, None]
-                == tl.load(SEGMENT + start + steps, mask=source_inside, other=-2.0).to(tl.int32)[None, :]
-            )
+            visible = visible & (segment[:, None] == load_segment(CHUNK, there, L, WITH_RESETS)[None, :])
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if KEY_TILES > 1:
             for key_tile in range(1, KEY_TILES):
@@ -289,10 +292,9 @@ def mlstm_outputs(
     store_tile(H + row * S * NH * DV + head * DV, numerator * factor[:, None], first, NH * DV, steps, values, S, DV)
     if RECORD:
         leads = tile == 0
-        U, SLOPE = tape_of_steps(TAPE, heads, at, S, 1), tape_of_steps(TAPE, heads, at, S, 2)
         if NORMALIZE:
-            tl.store(U + first + steps, M + tl.log2(denominator), mask=inside & leads)
-            tl.store(SLOPE + first + steps, slope(normaliser, floor), mask=inside & leads)
+            tl.store(CHUNK + AT_U * L + here, M + tl.log2(denominator), mask=leads)
+            tl.store(CHUNK + AT_SLOPE * L + here, slope(normaliser, floor), mask=leads)
         else:
-            tl.store(SLOPE + first + steps, tl.zeros_like(M), mask=inside & leads)
-            tl.store(U + first + steps, M + log2_floor, mask=inside & leads)
+            tl.store(CHUNK + AT_SLOPE * L + here, tl.zeros_like(M), mask=leads)
+            tl.store(CHUNK + AT_U * L + here, M + log2_floor, mask=leads)

@@ -1,87 +1,68 @@
-"""What the mLSTM's Triton kernels of the way back leave for each other, and how it is read.
+"""What the mLSTM's Triton kernels of the way back leave for each other, a flat record for each chunk as on the tape.
 
-What is a sum over tiles of values or keys is left behind as one part a tile. Letters: shared.py.
+What is a sum over tiles of values or keys is left behind as one part a tile: by the walk over tiles of values y, (L,),
+the gradient of n after the chunk, (DK,), and, for kernels that take whole chunks, <C, dC> + <n, dn> of the state before
+it; by roles q . dq, its share from that state and k . dk, (L,) each, and <C, dC> + <n, dn> of what the state hands on.
+Letters: shared.py.
 """
 
 import triton
 import triton.language as tl
 
-from .shared import left_of
+from .tape import ALIGNMENT, load_of_keys
 
-# What kernels pass each other is one flat float32 array: y, (value tiles, B, NH, S), and the gradients of n after each
-# chunk, (value tiles, B, NH, NC, DK). Behind them, for kernels that take whole chunks, <C, dC> + <n, dn> of the state
-# before each, (value tiles, B, NH, NC); of roles, q . dq, its share from that state, and k . dk, (key roles, B, NH, S)
-# each, and <C, dC> + <n, dn> of what the state hands on, (key tiles, B, NH, NC).
+AT_Q_DQ, AT_FROM_STATE, AT_K_DK = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+ROLE_NUMBERS = tl.constexpr(3)
 
 
 @triton.jit
-def y_part(PARTS, heads, at, S, tile):
-    return PARTS + (tile * heads.to(tl.int64) + at) * S
+def value_part_size(L: tl.constexpr, DK: tl.constexpr):
+    """On the host, ``value_part_size.fn``."""
+    return (L + DK + 1 + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 @triton.jit
-def dn_part(PARTS, heads, at, S, NC, tile, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    return PARTS + VALUE_TILES * heads.to(tl.int64) * S + (tile * heads.to(tl.int64) + at) * NC * DK
+def role_part_size(L: tl.constexpr):
+    """On the host, ``role_part_size.fn``."""
+    return (ROLE_NUMBERS * L + 1 + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 @triton.jit
-def _behind_dn(PARTS, heads, S, NC, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    return PARTS + VALUE_TILES * heads.to(tl.int64) * (S + NC * DK)
+def value_part(PARTS, tile, chunk, chunks, L: tl.constexpr, DK: tl.constexpr):
+    """Of a tile of values of one of all (B, NH, NC) ``chunks``: y, then the gradient of n, then what enters."""
+    return PARTS + (tile * chunks + chunk) * value_part_size(L, DK)
 
 
 @triton.jit
-def entering_part(PARTS, heads, at, S, NC, tile, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    return _behind_dn(PARTS, heads, S, NC, DK, VALUE_TILES) + (tile * heads.to(tl.int64) + at) * NC
+def role_part(PARTS, tile, chunk, chunks, L: tl.constexpr, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+    """Of a tile of keys: numbers of steps, then what leaves."""
+    behind = PARTS + VALUE_TILES * chunks * value_part_size(L, DK)
+    return behind + (tile * chunks + chunk) * role_part_size(L)
 
 
 @triton.jit
-def role_part(
-    PARTS, heads, at, S, NC, number, tile, DK: tl.constexpr, VALUE_TILES: tl.constexpr, KEY_TILES: tl.constexpr
-):
-    behind = _behind_dn(PARTS, heads, S, NC, DK, VALUE_TILES)
-    return behind + ((number * KEY_TILES + tile) * heads.to(tl.int64) + at) * S
-
-
-@triton.jit
-def leaving_part(PARTS, heads, at, S, NC, tile, DK: tl.constexpr, VALUE_TILES: tl.constexpr, KEY_TILES: tl.constexpr):
-    behind = _behind_dn(PARTS, heads, S, NC, DK, VALUE_TILES)
-    return behind + 3 * KEY_TILES * heads.to(tl.int64) * S + (tile * heads.to(tl.int64) + at) * NC
-
-
-@triton.jit
-def load_y(PARTS, heads, at, S, first, steps, VALUE_TILES: tl.constexpr):
-    inside = steps < left_of(S, first)
-    y = tl.load(y_part(PARTS, heads, at, S, 0) + first + steps, mask=inside, other=0.0)
+def load_y(PARTS, chunk, chunks, steps, L: tl.constexpr, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+    y = tl.load(value_part(PARTS, 0, chunk, chunks, L, DK) + steps)
     if VALUE_TILES > 1:
         for tile in range(1, VALUE_TILES):
-            y += tl.load(y_part(PARTS, heads, at, S, tile) + first + steps, mask=inside, other=0.0)
+            y += tl.load(value_part(PARTS, tile, chunk, chunks, L, DK) + steps)
     return y
 
 
 @triton.jit
-def load_dn(PARTS, heads, at, S, NC, chunk, keys, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+def load_dn(PARTS, chunk, chunks, keys, L: tl.constexpr, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
     """The gradient of n after a chunk."""
-    of_keys = chunk * DK + keys
-    dn = tl.load(dn_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES) + of_keys, mask=keys < DK, other=0.0)
+    dn = load_of_keys(value_part(PARTS, 0, chunk, chunks, L, DK) + L, keys, DK)
     if VALUE_TILES > 1:
         for tile in range(1, VALUE_TILES):
-            part = dn_part(PARTS, heads, at, S, NC, tile, DK, VALUE_TILES)
-            dn += tl.load(part + of_keys, mask=keys < DK, other=0.0)
+            dn += load_of_keys(value_part(PARTS, tile, chunk, chunks, L, DK) + L, keys, DK)
     return dn
 
 
 @triton.jit
-def load_entering(PARTS, heads, at, S, NC, chunk, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
-    entering = tl.load(entering_part(PARTS, heads, at, S, NC, 0, DK, VALUE_TILES) + chunk)
+def load_entering(PARTS, chunk, chunks, L: tl.constexpr, DK: tl.constexpr, VALUE_TILES: tl.constexpr):
+    entering = tl.load(value_part(PARTS, 0, chunk, chunks, L, DK) + L + DK)
     if VALUE_TILES > 1:
         for tile in range(1, VALUE_TILES):
-            entering += tl.load(entering_part(PARTS, heads, at, S, NC, tile, DK, VALUE_TILES) + chunk)
+            entering += tl.load(value_part(PARTS, tile, chunk, chunks, L, DK) + L + DK)
     return entering
-
-
-@triton.jit
-def load_segment(SEGMENT, steps, inside, outside, WITH_RESETS: tl.constexpr):
-    segment = tl.zeros(steps.shape, tl.int32)
-    if WITH_RESETS:
-        segment = tl.load(SEGMENT + steps, mask=inside, other=outside).to(tl.int32)
-    return segment

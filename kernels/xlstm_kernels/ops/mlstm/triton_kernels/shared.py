@@ -1,4 +1,4 @@
-"""What the mLSTM's Triton kernels share: logarithms to base 2, segments between resets, tiles, the tape's layout.
+"""What the mLSTM's Triton kernels share: logarithms to base 2, segments between resets, tiles.
 
 Shapes: B batch, S sequence, NH heads, DK / DV key / value head dim, L chunk size, NC chunks; BK / BV / BM tiles of
 keys, values and steps. Logarithms are in LOGS: float64 where float32 operands ask for more than float32 differences of
@@ -67,11 +67,11 @@ def left_of(S, first):
 
 @triton.jit
 def load_gates(I, F, offsets, inside, LOGS: tl.constexpr):  # noqa: E741
-    """log2 of the input and of the forget gate; outside of the sequence nothing is written and nothing forgotten."""
+    """log2 of the input and of the forget gate, and f; outside of the sequence nothing is written or forgotten."""
     i = tl.load(I + offsets, mask=inside, other=-float("inf")).to(LOGS) * LOG2E
     f = tl.load(F + offsets, mask=inside, other=float("inf")).to(tl.float32)
     logf = log2_sigmoid(f)
-    return i, tl.where(logf < FORGOTTEN, FORGOTTEN, logf).to(LOGS)
+    return i, tl.where(logf < FORGOTTEN, FORGOTTEN, logf).to(LOGS), f
 
 
 @triton.jit
@@ -170,34 +170,3 @@ def store_tile(ROWS, x, first, stride, rows, columns, S, width: tl.constexpr):
 def state_tile(keys, values, DK: tl.constexpr, DV: tl.constexpr):
     """Offsets and mask of a tile of a (DK, DV) state."""
     return keys[:, None] * DV + values[None, :], (keys < DK)[:, None] & (values < DV)[None, :]
-
-
-# The tape is one flat array of LOGS: numbers of each step, (B, NH, S) each, numbers of each chunk, (B, NH, NC) each,
-# n before each chunk, (B, NH, NC, DK). Kernels that run apart pass each other more numbers of steps behind these.
-STEP_NUMBERS = tl.constexpr(3)  # a, U, and minus the slope of the denominator over l
-CHUNK_NUMBERS = tl.constexpr(3)  # m before it; the closing exponent; the share of the state that it keeps
-# The weight in the state after the chunk, M, log2 of the floor; behind them, where there are resets, the segment.
-APART_NUMBERS = tl.constexpr(3)
-
-
-@triton.jit
-def tape_of_steps(TAPE, heads, at, S, number: tl.constexpr):
-    return TAPE + (number * heads.to(tl.int64) + at) * S
-
-
-@triton.jit
-def tape_of_chunks(TAPE, heads, at, S, NC):
-    """(NC, CHUNK_NUMBERS) of a head."""
-    return TAPE + heads.to(tl.int64) * S * STEP_NUMBERS + at * NC * CHUNK_NUMBERS
-
-
-@triton.jit
-def tape_of_n(TAPE, heads, at, S, NC, DK: tl.constexpr):
-    """(NC, DK) of a head."""
-    return TAPE + heads.to(tl.int64) * (STEP_NUMBERS * S + CHUNK_NUMBERS * NC) + at * NC * DK
-
-
-@triton.jit
-def tape_of_steps_apart(TAPE, heads, at, S, NC, DK: tl.constexpr, number: tl.constexpr):
-    before = heads.to(tl.int64) * (STEP_NUMBERS * S + (CHUNK_NUMBERS + DK) * NC)
-    return TAPE + before + (number * heads.to(tl.int64) + at) * S

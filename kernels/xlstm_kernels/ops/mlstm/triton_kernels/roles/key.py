@@ -3,8 +3,9 @@
 import triton
 import triton.language as tl
 
-from ..parts import load_dn, load_segment, load_y, role_part
-from ..shared import left_of, load_tile, state_tile, store_tile, tape_of_steps, tape_of_steps_apart
+from ..parts import AT_K_DK, load_dn, load_y, role_part
+from ..shared import left_of, load_tile, state_tile, store_tile
+from ..tape import AT_A, AT_U, AT_WRITTEN, load_segment, record_of
 from .weights import chunk_weights
 
 
@@ -46,20 +47,17 @@ def key_role(
 ):
     """dk of OUT keys, for the program's own steps, which write."""
     VALUE_TILES: tl.constexpr = (DV + BV - 1) // BV
-    KEY_ROLES: tl.constexpr = (DK + OUT - 1) // OUT
     NC, blocks = tl.cdiv(S, L), tl.cdiv(S, BM)
-    chunk = (block // (L // BM)).to(tl.int64)
-    chunk_end = tl.minimum((block // (L // BM) + 1) * (L // BM), blocks)
+    chunk_first = block // (L // BM) * (L // BM)
+    chunk_end = tl.minimum(chunk_first + L // BM, blocks)
+    chunk, chunks = at * NC + block // (L // BM), heads.to(tl.int64) * NC
+    CHUNK = record_of(TAPE, chunk, L, DK)
     steps = tl.arange(0, BM)
+    here = (block - chunk_first) * BM + steps
     first = block.to(tl.int64) * BM
-    inside = steps < left_of(S, first)
-    A, U = tape_of_steps(TAPE, heads, at, S, 0), tape_of_steps(TAPE, heads, at, S, 1)
-    WRITTEN = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 0)
-    SEGMENT = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 3)
-    segment = load_segment(SEGMENT + first, steps, inside, -1.0, WITH_RESETS)
+    segment = load_segment(CHUNK, here, L, WITH_RESETS)
     keys, values = key_role * OUT + tl.arange(0, OUT), tl.arange(0, BV)
-    a = tl.load(A + first + steps, mask=inside, other=-float("inf"))
-    written = tl.load(WRITTEN + first + steps, mask=inside, other=0.0).to(tl.float32)
+    a, written = tl.load(CHUNK + AT_A * L + here), tl.load(CHUNK + AT_WRITTEN * L + here).to(tl.float32)
     v = load_tile(V, first, v_step, steps, values, S, DV).to(OPERAND)  # (BM, BV)
     of_state, in_state = state_tile(keys, values, DK, DV)
     dC = tl.load(DC_STATES + of_state, mask=in_state, other=0.0)
@@ -71,14 +69,14 @@ def key_role(
             v_more = load_tile(V, first, v_step, steps, more, S, DV).to(OPERAND)
             dC = tl.load(DC_STATES + of_state, mask=in_state, other=0.0)
             dk = tl.dot(v_more, tl.trans(dC), dk, input_precision=PRECISION)
-    dn = load_dn(PARTS, heads, at, S, NC, chunk, keys, DK, Y_TILES)
+    dn = load_dn(PARTS, chunk, chunks, keys, L, DK, Y_TILES)
     dk = (dk + dn[None, :]) * written[:, None]
     for reader in tl.range(block, chunk_end, num_stages=STAGES):
         start = tl.cast(reader, tl.int64) * BM
-        reader_inside = steps < left_of(S, start)
+        there = (reader - chunk_first) * BM + steps
         dh = load_tile(DH, start, dh_step, steps, values, S, DV).to(OPERAND)
         q = load_tile(Q, start, q_step, steps, keys, S, DK).to(OPERAND)
-        u = tl.load(U + start + steps, mask=reader_inside, other=float("inf")) - log2_scale
+        u = tl.load(CHUNK + AT_U * L + there, mask=steps < left_of(S, start), other=float("inf")) - log2_scale
         dscores = tl.dot(v, tl.trans(dh), input_precision=PRECISION)  # (BM, BM), rows write
         if VALUE_TILES > 1:
             for tile in range(1, VALUE_TILES):
@@ -87,11 +85,11 @@ def key_role(
                 dh_more = load_tile(DH, start, dh_step, steps, more, S, DV).to(OPERAND)
                 dscores = tl.dot(v_more, tl.trans(dh_more), dscores, input_precision=PRECISION)
         if NORMALIZE:
-            dscores += load_y(PARTS, heads, at, S, start, steps, Y_TILES)[None, :]
-        of_readers = load_segment(SEGMENT + start, steps, reader_inside, -2.0, WITH_RESETS)
-        dscores *= chunk_weights(a, u, steps, (reader - block) * BM, segment, of_readers, WITH_RESETS)
+            dscores += load_y(PARTS, chunk, chunks, there, L, DK, Y_TILES)[None, :]
+        of_readers = load_segment(CHUNK, there, L, WITH_RESETS)
+        dscores *= chunk_weights(a, u, here, there, segment, of_readers, WITH_RESETS)
         dk = tl.dot(dscores.to(OPERAND), q, dk, input_precision=PRECISION)
     store_tile(DK_OUT, dk, first, dk_step, steps, keys, S, DK)
     k = load_tile(K, first, k_step, steps, keys, S, DK).to(tl.float32)
-    K_DK = role_part(PARTS, heads, at, S, NC, 2, key_role, DK, Y_TILES, KEY_ROLES)
-    tl.store(K_DK + first + steps, tl.sum(k * dk, 1), mask=inside)
+    PART = role_part(PARTS, key_role, chunk, chunks, L, DK, Y_TILES)
+    tl.store(PART + AT_K_DK * L + here, tl.sum(k * dk, 1))

@@ -3,20 +3,9 @@
 import triton
 import triton.language as tl
 
-from ..parts import leaving_part, load_dn, load_segment, load_y, role_part
-from ..shared import (
-    CHUNK_NUMBERS,
-    left_of,
-    load_tile,
-    of_segment_0,
-    power,
-    state_tile,
-    store_tile,
-    tape_of_chunks,
-    tape_of_n,
-    tape_of_steps,
-    tape_of_steps_apart,
-)
+from ..parts import AT_FROM_STATE, AT_Q_DQ, ROLE_NUMBERS, load_dn, load_y, role_part
+from ..shared import left_of, load_tile, of_segment_0, power, state_tile, store_tile
+from ..tape import AT_A, AT_DECAY, AT_M_BEFORE, AT_U, load_of_keys, load_segment, of_chunk, of_n, record_of
 
 
 @triton.jit
@@ -57,24 +46,21 @@ def query_role(
 ):
     """dq of OUT keys, for the steps that the program's own read."""
     VALUE_TILES: tl.constexpr = (DV + BV - 1) // BV
-    KEY_ROLES: tl.constexpr = (DK + OUT - 1) // OUT
     NC = tl.cdiv(S, L)
     chunk_first = block // (L // BM) * (L // BM)
-    chunk = (block // (L // BM)).to(tl.int64)
+    chunk, chunks = at * NC + block // (L // BM), heads.to(tl.int64) * NC
+    CHUNK, PART = record_of(TAPE, chunk, L, DK), role_part(PARTS, key_role, chunk, chunks, L, DK, Y_TILES)
     steps = tl.arange(0, BM)
+    here = (block - chunk_first) * BM + steps
     first = block.to(tl.int64) * BM
-    inside = steps < left_of(S, first)
-    A, U = tape_of_steps(TAPE, heads, at, S, 0), tape_of_steps(TAPE, heads, at, S, 1)
-    SEGMENT = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 3)
-    segment = load_segment(SEGMENT + first, steps, inside, -1.0, WITH_RESETS)
+    segment = load_segment(CHUNK, here, L, WITH_RESETS)
     keys, values = key_role * OUT + tl.arange(0, OUT), tl.arange(0, BV)
-    u = tl.load(U + first + steps, mask=inside, other=float("inf")) - log2_scale
-    OF_CHUNK = tape_of_chunks(TAPE, heads, at, S, NC) + chunk * CHUNK_NUMBERS
-    m = tl.load(OF_CHUNK)
-    n = tl.load(tape_of_n(TAPE, heads, at, S, NC, DK) + chunk * DK + keys, mask=keys < DK, other=0.0)
+    u = tl.load(CHUNK + AT_U * L + here) - log2_scale
+    m = tl.load(of_chunk(CHUNK, AT_M_BEFORE, L, DK))
+    n = load_of_keys(of_n(CHUNK, L), keys, DK)
     y = tl.zeros((BM,), tl.float32)
     if NORMALIZE:
-        y = load_y(PARTS, heads, at, S, first, steps, Y_TILES)
+        y = load_y(PARTS, chunk, chunks, here, L, DK, Y_TILES)
     dh = load_tile(DH, first, dh_step, steps, values, S, DV).to(OPERAND)  # (BM, BV)
     of_state, in_state = state_tile(keys, values, DK, DV)
     C = tl.load(C_STATES + of_state, mask=in_state, other=0.0)
@@ -87,30 +73,26 @@ def query_role(
             C = tl.load(C_STATES + of_state, mask=in_state, other=0.0)
             dq = tl.dot(dh_more, tl.trans(C), dq, input_precision=PRECISION)
     if block == chunk_first:  # <C, dC> + <n, dn> of what the state before the chunk hands on
-        leaving = n.to(tl.float32) * load_dn(PARTS, heads, at, S, NC, chunk, keys, DK, Y_TILES)
+        leaving = n * load_dn(PARTS, chunk, chunks, keys, L, DK, Y_TILES)
         for tile in range(VALUE_TILES):
             of_state, in_state = state_tile(keys, values + tile * BV, DK, DV)
             memory = tl.load(C_STATES + of_state, mask=in_state, other=0.0).to(tl.float32)
             leaving += tl.sum(memory * tl.load(DC_STATES + of_state, mask=in_state, other=0.0).to(tl.float32), 1)
-        decay = tl.load(OF_CHUNK + 2).to(tl.float32)
-        LEAVING = leaving_part(PARTS, heads, at, S, NC, key_role, DK, Y_TILES, KEY_ROLES)
-        tl.store(LEAVING + chunk, decay * tl.sum(leaving, 0))
+        decay = tl.load(of_chunk(CHUNK, AT_DECAY, L, DK)).to(tl.float32)
+        tl.store(PART + ROLE_NUMBERS * L, decay * tl.sum(leaving, 0))
     reads = power(of_segment_0(m, segment, WITH_RESETS) - u)
-    dq = (dq + y[:, None] * n.to(tl.float32)[None, :]) * reads[:, None]
+    dq = (dq + y[:, None] * n[None, :]) * reads[:, None]
     own_q = load_tile(Q, first, q_step, steps, keys, S, DK).to(tl.float32)
-    FROM_STATE = role_part(PARTS, heads, at, S, NC, 1, key_role, DK, Y_TILES, KEY_ROLES)
-    tl.store(FROM_STATE + first + steps, tl.sum(own_q * dq, 1), mask=inside)
+    tl.store(PART + AT_FROM_STATE * L + here, tl.sum(own_q * dq, 1))
     for source in tl.range(chunk_first, block + 1, num_stages=STAGES):
         start = tl.cast(source, tl.int64) * BM
-        source_inside = steps < left_of(S, start)
+        there = (source - chunk_first) * BM + steps
         v = load_tile(V, start, v_step, steps, values, S, DV).to(OPERAND)
         k = load_tile(K, start, k_step, steps, keys, S, DK).to(OPERAND)
-        a = tl.load(A + start + steps, mask=source_inside, other=-float("inf"))
-        visible = steps[:, None] + (block - source) * BM >= steps[None, :]
+        a = tl.load(CHUNK + AT_A * L + there, mask=steps < left_of(S, start), other=-float("inf"))
+        visible = here[:, None] >= there[None, :]
         if WITH_RESETS:
-            visible = visible & (
-                segment[:, None] == load_segment(SEGMENT + start, steps, source_inside, -2.0, WITH_RESETS)[None, :]
-            )
+            visible = visible & (segment[:, None] == load_segment(CHUNK, there, L, WITH_RESETS)[None, :])
         dscores = tl.dot(dh, tl.trans(v), input_precision=PRECISION)  # (BM, BM), rows read
         if VALUE_TILES > 1:
             for tile in range(1, VALUE_TILES):
@@ -121,5 +103,4 @@ def query_role(
         dscores = (dscores + y[:, None]) * tl.where(visible, power(a[None, :] - u[:, None]), 0.0)
         dq = tl.dot(dscores.to(OPERAND), k, dq, input_precision=PRECISION)
     store_tile(DQ, dq, first, dq_step, steps, keys, S, DK)
-    Q_DQ = role_part(PARTS, heads, at, S, NC, 0, key_role, DK, Y_TILES, KEY_ROLES)
-    tl.store(Q_DQ + first + steps, tl.sum(own_q * dq, 1), mask=inside)
+    tl.store(PART + AT_Q_DQ * L + here, tl.sum(own_q * dq, 1))

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from ..parts import load_segment
-from ..shared import left_of, load_tile, state_tile, store_tile, tape_of_steps, tape_of_steps_apart
+from ..shared import left_of, load_tile, state_tile, store_tile
+from ..tape import AT_A, AT_U, AT_WRITTEN, load_segment, record_of
 from .weights import chunk_weights
 
 
@@ -47,17 +47,15 @@ def value_role(
     """dv of OUT values, for the program's own steps, which write."""
     KEY_TILES: tl.constexpr = (DK + BK - 1) // BK
     NC, blocks = tl.cdiv(S, L), tl.cdiv(S, BM)
-    chunk_end = tl.minimum((block // (L // BM) + 1) * (L // BM), blocks)
+    chunk_first = block // (L // BM) * (L // BM)
+    chunk_end = tl.minimum(chunk_first + L // BM, blocks)
+    CHUNK = record_of(TAPE, at * NC + block // (L // BM), L, DK)
     steps = tl.arange(0, BM)
+    here = (block - chunk_first) * BM + steps
     first = block.to(tl.int64) * BM
-    inside = steps < left_of(S, first)
-    A, U = tape_of_steps(TAPE, heads, at, S, 0), tape_of_steps(TAPE, heads, at, S, 1)
-    WRITTEN = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 0)
-    SEGMENT = tape_of_steps_apart(TAPE, heads, at, S, NC, DK, 3)
-    segment = load_segment(SEGMENT + first, steps, inside, -1.0, WITH_RESETS)
+    segment = load_segment(CHUNK, here, L, WITH_RESETS)
     keys, values = tl.arange(0, BK), value_role * OUT + tl.arange(0, OUT)
-    a = tl.load(A + first + steps, mask=inside, other=-float("inf"))
-    written = tl.load(WRITTEN + first + steps, mask=inside, other=0.0).to(tl.float32)
+    a, written = tl.load(CHUNK + AT_A * L + here), tl.load(CHUNK + AT_WRITTEN * L + here).to(tl.float32)
     k = load_tile(K, first, k_step, steps, keys, S, DK).to(OPERAND)  # (BM, BK)
     of_state, in_state = state_tile(keys, values, DK, DV)
     dC = tl.load(DC_STATES + of_state, mask=in_state, other=0.0)
@@ -72,10 +70,10 @@ def value_role(
     dv *= written[:, None]
     for reader in tl.range(block, chunk_end, num_stages=STAGES):
         start = tl.cast(reader, tl.int64) * BM
-        reader_inside = steps < left_of(S, start)
+        there = (reader - chunk_first) * BM + steps
         q = load_tile(Q, start, q_step, steps, keys, S, DK).to(OPERAND)
         dh = load_tile(DH, start, dh_step, steps, values, S, DV).to(OPERAND)
-        u = tl.load(U + start + steps, mask=reader_inside, other=float("inf")) - log2_scale
+        u = tl.load(CHUNK + AT_U * L + there, mask=steps < left_of(S, start), other=float("inf")) - log2_scale
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)  # (BM, BM), rows write
         if KEY_TILES > 1:
             for tile in range(1, KEY_TILES):
@@ -83,7 +81,7 @@ def value_role(
                 k_more = load_tile(K, first, k_step, steps, more, S, DK).to(OPERAND)
                 q_more = load_tile(Q, start, q_step, steps, more, S, DK).to(OPERAND)
                 scores = tl.dot(k_more, tl.trans(q_more), scores, input_precision=PRECISION)
-        of_readers = load_segment(SEGMENT + start, steps, reader_inside, -2.0, WITH_RESETS)
-        scores *= chunk_weights(a, u, steps, (reader - block) * BM, segment, of_readers, WITH_RESETS)
+        of_readers = load_segment(CHUNK, there, L, WITH_RESETS)
+        scores *= chunk_weights(a, u, here, there, segment, of_readers, WITH_RESETS)
         dv = tl.dot(scores.to(OPERAND), dh, dv, input_precision=PRECISION)
     store_tile(DV_OUT, dv, first, dv_step, steps, values, S, DV)
