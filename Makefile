@@ -16,7 +16,7 @@ demo: $(INSTALLED)  ## a forecast and a policy with memory, with their pictures 
 
 test: lint  ## lint, type-check and run the tests
 	@echo "==> tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(INSTALLED)  ## formatting, lint and types
 	@echo "==> format, lint, types"

@@ -6,10 +6,11 @@ Shapes: B batch, S sequence, D embedding dim.
 import torch
 from torch import Tensor, nn
 
+from .blocks import check_input
 from .checks import check_choice
 from .config import xLSTMConfig
 from .rows import PaddedRows
-from .stack import check_input, xLSTMBlockStack
+from .stack import xLSTMBlockStack
 
 MERGES = ("concat", "sum")
 
@@ -57,7 +58,7 @@ class xLSTMBidirectional(nn.Module):
             ValueError: shapes do not fit, or a length is out of range.
             TypeError: ``x`` is not of the weights' type.
         """
-        check_input(x, self.forward_stack.norm, self.config.embedding_dim)
+        check_input(x, self.forward_stack.norm)
         all_steps = torch.full((x.shape[0],), x.shape[1], device=x.device)
         rows = PaddedRows.of(x, all_steps if lengths is None else lengths, padding)
         x, resets = rows.enter(x), None if resets is None else rows.enter(resets)

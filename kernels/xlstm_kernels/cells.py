@@ -59,10 +59,10 @@ class mLSTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> mLSTMState:
         """The empty memory, on the cell's device."""
-        bias = self.gates.bias
-        dtype = torch.promote_types(bias.dtype, torch.float32)
+        weight = self.norm.weight  # of a quantised map neither device nor type can be asked
+        dtype = torch.promote_types(weight.dtype, torch.float32)
         return initial_mlstm_state(
-            batch_size, self.num_heads, self.qk_head_dim, self.head_dim, device=bias.device, dtype=dtype
+            batch_size, self.num_heads, self.qk_head_dim, self.head_dim, device=weight.device, dtype=dtype
         )
 
     def forward(

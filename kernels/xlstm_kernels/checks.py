@@ -1,12 +1,13 @@
-"""What modules and configs check of their options: each raises ValueError with the value and the cure."""
+"""What modules, configs and ops check of their options: each raises ValueError with the value and the cure."""
 
+import math
 from collections.abc import Collection
-from numbers import Integral
+from numbers import Integral, Real
 
 
 def check_divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
     """Raise unless ``divisor`` is a positive divisor of ``whole``."""
-    if divisor < 1 or whole % divisor:
+    if divisor < 1 or whole < 1 or whole % divisor:
         raise ValueError(f"{name} must divide {whole_name} {whole}, got {divisor}")
 
 
@@ -25,9 +26,9 @@ def check_integer(name: str, value: object, *, minimum: int) -> None:
 
 
 def check_positive(name: str, value: object) -> None:
-    """Raise unless ``value`` is a number above zero."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise ValueError(f"{name} must be > 0, got {value!r}")
+    """Raise unless ``value`` is a finite number above zero."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
 
 
 def check_boolean(name: str, value: object) -> None:

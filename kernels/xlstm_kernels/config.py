@@ -1,9 +1,9 @@
 """The one config that describes a stack, and the paper's notation for where its sLSTM blocks stand."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 from .checks import check_boolean, check_choice, check_integer, check_positive
 from .init import INPUT_GATE_INITS, RECURRENT_INITS
@@ -88,8 +88,8 @@ class xLSTMConfig:
                 check_choice(name, getattr(self, name), choices)
         for name in ("learnable_skip", "normalize", "checkpoint"):
             check_boolean(name, getattr(self, name))
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not isinstance(self.dropout, Real) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be a number in [0, 1), got {self.dropout!r}")
         # The one field that is rewritten: JSON brings lists, people bring ratios.
         object.__setattr__(self, "slstm_at", resolve_indices(self.slstm_at, self.num_blocks))
 
@@ -133,6 +133,8 @@ def resolve_indices(slstm_at: Sequence[int] | str, num_blocks: int) -> tuple[int
     """
     if isinstance(slstm_at, str):
         return _ratio_indices(slstm_at, num_blocks)
+    if not isinstance(slstm_at, Iterable):
+        raise ValueError(f'slstm_at must be a tuple of indices, or a ratio such as "7:1", got {slstm_at!r}')
     for index in slstm_at:
         if not isinstance(index, Integral) or isinstance(index, bool):
             raise ValueError(f'slstm_at must hold integers, or be a ratio such as "7:1", got {slstm_at!r}')

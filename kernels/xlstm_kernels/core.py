@@ -51,6 +51,14 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 
+def contiguous(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Each as the core reads it, None as it is.
+
+    Inside an operator as well as before it: an exported program is called with other strides than it was traced with.
+    """
+    return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where a contiguous tensor's data begin; NULL for None."""
     assert tensor is None or tensor.is_contiguous()

@@ -163,10 +163,10 @@ def read_weights(path: Path, device: torch.device | str | None) -> dict[str, Ten
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}; give a folder that save_pretrained wrote")
     try:
-        tensors = load_file(path, device=str(device or "cpu"))
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or incomplete ({error}); save or download it again") from error
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+    return {name: tensor.to(device or "cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def abridge(names: Sequence[str], *, limit: int = 4) -> str:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
+from .blocks import TIREX, check_input, mLSTMBlock, sLSTMBlock, xLSTM7BBlock, xLSTMBlock
 from .config import xLSTMConfig
 from .layers import residual_norm
-from .ops.registration import autocasts
 from .pretrained import load_model, save_model
 from .rows import PaddedRows
 from .state import BlockState, StackState, state_leaves
@@ -29,6 +28,8 @@ class xLSTMBlockStack(nn.Module):
 
     def __init__(self, config: xLSTMConfig) -> None:
         super().__init__()
+        if not isinstance(config, xLSTMConfig):
+            raise TypeError(f"config must be an xLSTMConfig, got {type(config).__name__}; a dict goes in as **config")
         self.config = config
         self.blocks = nn.ModuleList(build_block(config, index) for index in range(config.num_blocks))
         self.norm = residual_norm(config.final_norm, config.embedding_dim)
@@ -69,7 +70,7 @@ class xLSTMBlockStack(nn.Module):
             TypeError: ``x`` is not of the weights' type, ``resets`` not boolean, ``lengths`` not integer, or ``state``
                 not one that a stack returned.
         """
-        check_input(x, self.norm, self.config.embedding_dim)
+        check_input(x, self.norm)
         if state is None:
             state = self.initial_state(x.shape[0])  # len() would fix B in a trace
         check_stack_state(state, len(self.blocks))
@@ -128,20 +129,6 @@ def check_stack_state(state: StackState, num_blocks: int) -> None:
         )
     if len(state) != num_blocks:
         raise ValueError(f"state must hold one entry for each of the {num_blocks} blocks, got {len(state)}")
-
-
-def check_input(x: Tensor, norm: nn.Module, embedding_dim: int) -> None:
-    """Raise ValueError unless ``x`` is (B, S, D), and TypeError unless its type is that of the weights, as ``norm``'s.
-
-    Autocast converts by itself.
-    """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor, got {type(x).__name__}; convert it with torch.as_tensor")
-    if x.ndim != 3 or x.shape[-1] != embedding_dim:
-        raise ValueError(f"x must be (B, S, embedding_dim = {embedding_dim}), got {tuple(x.shape)}")
-    dtype = cast(Tensor, norm.weight).dtype
-    if x.dtype != dtype and not (x.is_floating_point() and autocasts(x)):
-        raise TypeError(f"x must be {dtype} like the weights, got {x.dtype}; convert x or the stack with .to()")
 
 
 def build_block(config: xLSTMConfig, index: int) -> xLSTMBlock:

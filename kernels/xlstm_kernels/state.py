@@ -126,7 +126,17 @@ def select_state(state: T, rows: Tensor | slice | Sequence[int]) -> T:
 
 
 def where_state(mask: Tensor, state: T, other: T) -> T:
-    """Row by row: ``state`` where ``mask`` (B,) is true, else ``other``."""
+    """Row by row: ``state`` where the boolean ``mask`` (B,) is true, else ``other``.
+
+    Raises:
+        ValueError: the mask is not (B,).
+        TypeError: it is not boolean.
+    """
+    batch_size = state_leaves(state)[0].shape[0]
+    if mask.shape != (batch_size,):
+        raise ValueError(f"mask must be (B,) = ({batch_size},), got {tuple(mask.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}; convert with mask.bool()")
     return map_state(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), state, other)
 
 

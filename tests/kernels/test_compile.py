@@ -17,8 +17,7 @@ from xlstm_kernels.state import state_leaves
 
 B, D = 3, 16
 CONFIGS = {
-    "mLSTM": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=2),
-    "mixed": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=2, slstm_at=(1,)),
+    "mixed": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=1, slstm_at=(1,)),
     "7B": xLSTMConfig(embedding_dim=D, num_blocks=1, num_heads=2, mlstm_block="7b"),
     "TiRex": xLSTMConfig(embedding_dim=D, num_blocks=1, num_heads=2, slstm_at=(0,), slstm_block="tirex"),
 }
@@ -101,3 +100,14 @@ def test_one_exported_program_serves_all_batch_sizes_and_lengths(stack: xLSTMBlo
         x = torch.randn(rows, S, D)
         y, state = program(x)
         assert_close((y, state, []), (*stack(x), []))
+
+
+def test_an_exported_program_reads_inputs_of_any_strides(stack: xLSTMBlockStack) -> None:
+    x, state, resets = example(stack, 5)
+    program = export(stack, (x, state, resets)).module()
+
+    def strided(tensor: Tensor) -> Tensor:
+        return tensor.repeat_interleave(2, dim=-1)[..., ::2]
+
+    y, after = program(strided(x), tree_map(strided, state), strided(resets))
+    assert_close((y, after, []), (*stack(x, state, resets), []))

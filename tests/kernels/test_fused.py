@@ -78,6 +78,16 @@ def test_a_module_that_replaces_one_inside_a_block_counts_in_sequence_and_step()
     torch.testing.assert_close(y, stack(x[:, :1])[0][:, 0])
 
 
+@pytest.mark.parametrize(("name", "inside"), [("mlstm", "down"), ("slstm", "cell.norm")])
+def test_a_patched_forward_inside_a_block_is_run(name: str, inside: str) -> None:
+    block = random_block(name)
+    x, module = torch.randn(B, 5, block.norm.weight.numel()), block.get_submodule(inside)
+    module.forward = partial(lambda forward, y: 0 * forward(y), module.forward)
+    y, _ = block(x)
+    expected = x if block.ffn is None else x + block.ffn(block.ffn_norm(x))
+    torch.testing.assert_close(y, expected)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_dropout_counts_in_training(training: bool) -> None:
     block = mLSTMBlock(16, 2, dropout=1.0).train(training)

@@ -56,7 +56,7 @@ def test_gradients_equal_finite_differences(op: Recurrence) -> None:
 
     # The epsilon beside the denominator is not rescaled with m, which the mathematics neglects: hence 1e-5.
     leaves = [x.requires_grad_() for x in (*operands, *memories)]
-    assert torch.autograd.gradcheck(outputs, leaves, atol=1e-5)
+    assert torch.autograd.gradcheck(outputs, leaves, atol=1e-5, fast_mode=True)  # along random directions
 
 
 @pytest.mark.parametrize("cuts", [(40,), (1, 17, 64), tuple(range(1, 70))], ids=["two", "four", "single steps"])
@@ -249,6 +249,8 @@ def test_resets_of_the_wrong_shape_or_type_are_named(op: Recurrence) -> None:
 
 def test_operands_that_do_not_go_together_are_named(op: Recurrence) -> None:
     first, *others = op.operands(3)
+    with pytest.raises(TypeError, match=r"\w+ must be a tensor, got list; convert it with torch.as_tensor"):
+        op.entry([1.0], *others)
     with pytest.raises(TypeError, match=r"must be floating point, got torch.int64; convert with \w+.float\(\)"):
         op.entry(first.long(), *others)
     with pytest.raises(TypeError, match=r"operands are all float64 or none is, got \w+ torch.float64, .*torch.float32"):
@@ -259,6 +261,8 @@ def test_operands_that_do_not_go_together_are_named(op: Recurrence) -> None:
 
 def test_a_state_of_another_type_or_device_is_named(op: Recurrence) -> None:
     operands, state = op.operands(3), op.state()
+    with pytest.raises(TypeError, match=r"state must be an \w+, got tuple; None is the empty memory"):
+        op.entry(*operands, tuple(state))
     with pytest.raises(TypeError, match=r"state.\w must be torch.float\d\d for these operands, got torch.bfloat16"):
         op.entry(*operands, type(state)(*(x.bfloat16() for x in state)))
     with pytest.raises(ValueError, match=r"state.\w is on meta but \w+ on cpu"):

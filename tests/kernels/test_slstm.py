@@ -56,7 +56,7 @@ def test_without_recurrent_weights_the_bound_changes_nothing(op: Recurrence) -> 
     ("options", "message"),
     [
         ({"forget_gate": "tanh"}, r"forget_gate must be one of \('sigmoid', 'exponential'\), got 'tanh'"),
-        ({"recurrent_gradient_clip": -1.0}, "recurrent_gradient_clip must be > 0, or None for none, got -1.0"),
+        ({"recurrent_gradient_clip": -1.0}, "recurrent_gradient_clip must be > 0 and finite, got -1.0"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict, message: str) -> None:

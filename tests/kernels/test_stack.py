@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.kernels.stacks import (
     STACKS,
@@ -23,10 +24,15 @@ from xlstm_kernels import (
     StackStepper,
     concat_states,
     detach_state,
+    initial_mlstm_state,
+    initial_slstm_state,
     map_state,
+    mLSTMBlock,
     pack_state,
     select_state,
+    sLSTMBlock,
     unpack_state,
+    xLSTM7BBlock,
     xLSTMBlockStack,
     xLSTMConfig,
 )
@@ -152,6 +158,32 @@ def test_whatever_runs_it_in_float32_a_stack_and_its_step_follow_float64(options
         assert (actual.double() - expected).norm() < 1e-5 * expected.norm()  # the head norms magnify small outputs
 
 
+class MethodsForWeights(nn.Module):
+    """A linear map as torch.ao quantises it: weight and bias are methods."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def weight(self) -> Tensor:
+        return self.linear.weight
+
+    def bias(self) -> Tensor | None:
+        return self.linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def test_a_stack_with_quantised_maps_starts_from_the_empty_memory(stack: xLSTMBlockStack) -> None:
+    quantised, x = copy.deepcopy(stack), double(2, 5, D)
+    for parent in list(quantised.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, MethodsForWeights(child))
+    torch.testing.assert_close(quantised(x)[0], stack(x)[0])
+
+
 def test_inputs_of_another_width_and_foreign_states_are_named(mixed: xLSTMBlockStack) -> None:
     with pytest.raises(ValueError, match=r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"):
         mixed(torch.zeros(2, 3, 9).double())
@@ -172,6 +204,40 @@ def test_what_is_no_tensor_is_named_with_its_cure(mixed: xLSTMBlockStack) -> Non
         mixed(x, lengths=[1, 2])
     with pytest.raises(TypeError, match="resets must be a tensor, got list"):
         mixed(x, resets=[[False] * 3] * 2)
+
+
+@pytest.mark.parametrize("kind", [mLSTMBlock, sLSTMBlock, xLSTM7BBlock])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        ((2, 3, 9), torch.float32, ValueError, r"x must be \(B, S, embedding_dim = 16\), got \(2, 3, 9\)"),
+        ((3, 16), torch.float32, ValueError, r"x must be \(B, S, embedding_dim = 16\), got \(3, 16\)"),
+        ((2, 3, 16), torch.float64, TypeError, "x must be torch.float32 like the weights, got torch.float64"),
+    ],
+)
+def test_a_block_alone_names_what_does_not_fit(
+    kind: type, shape: tuple, dtype: torch.dtype, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kind(16, 1)(torch.zeros(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [(mLSTMBlock, initial_slstm_state(2, 1, 16)), (sLSTMBlock, initial_mlstm_state(2, 1, 16, 16))],
+)
+def test_a_block_refuses_the_memory_of_another_kind(kind: type, other: tuple) -> None:
+    block, x = kind(16, 1), torch.zeros(2, 3, 16)
+    state = block.initial_state(2)
+    with pytest.raises(TypeError, match=f"got {type(other).__name__}; None is the empty memory"):
+        block(x, state._replace(cell=other))
+    with pytest.raises(TypeError, match="state must be a BlockState, as the block returns it, got tuple"):
+        block(x, tuple(state))
+
+
+def test_a_dict_is_no_config() -> None:
+    with pytest.raises(TypeError, match=r"config must be an xLSTMConfig, got dict; a dict goes in as \*\*config"):
+        xLSTMBlockStack({"embedding_dim": 16, "num_blocks": 1})
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,14 @@ def test_where_takes_each_row_from_the_tree_that_the_mask_names(stack: xLSTMBloc
     assert_equal(select_state(mixed, [1]), select_state(fresh, [1]))
 
 
+def test_a_mask_that_is_not_one_flag_a_row_is_named(stack: xLSTMBlockStack) -> None:
+    state = stack.initial_state(3)
+    with pytest.raises(ValueError, match=r"mask must be \(B,\) = \(3,\), got \(1,\)"):
+        where_state(torch.tensor([True]), state, state)
+    with pytest.raises(TypeError, match=r"mask must be bool, got torch.float32; convert with mask.bool\(\)"):
+        where_state(torch.ones(3), state, state)
+
+
 def test_concatenation_undoes_selection(stack: xLSTMBlockStack) -> None:
     state = state_after(stack, 4)
     assert_equal(concat_states([select_state(state, slice(0, 1)), select_state(state, slice(1, 4))]), state)

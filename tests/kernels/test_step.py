@@ -8,7 +8,8 @@ import torch
 
 from tests.kernels.recurrences import needs_core
 from xlstm_kernels import StackStepper, core, pack_state, unpack_state, xLSTMBlockStack, xLSTMConfig
-from xlstm_kernels.step import _CompiledStep, _NativeStep
+from xlstm_kernels.compiled_step import CompiledStep
+from xlstm_kernels.step import _NativeStep
 
 CONFIGS = {
     "mLSTM + sLSTM": {"embedding_dim": 64, "num_blocks": 2, "slstm_at": (1,)},
@@ -46,7 +47,7 @@ def test_the_compiled_step_is_the_stacks_step(
     stack, library = random_stack(name), core.load()
     step, exact = StackStepper(stack), _NativeStep(copy.deepcopy(stack).double())
     twins = [_NativeStep(with_other_last_bits(stack)) for _ in range(4)]
-    assert isinstance(step._step, _CompiledStep)
+    assert isinstance(step._step, CompiledStep)
     assert library is not None
     state = step.initial_state(batch_size)
     exact_state, twin_states, errors = state.double(), [state] * len(twins), []
@@ -166,6 +167,7 @@ def test_a_stepper_is_copied_and_a_compiled_one_refuses_to_be_pickled() -> None:
         (torch.zeros(2, 64, device="meta"), None, None, ValueError, "x must be on cpu like the stepper, got meta"),
         (torch.zeros(2, 3), None, None, ValueError, r"x must be \(B, embedding_dim = 64\), got \(2, 3\)"),
         (torch.zeros(2, 1, 64), None, None, ValueError, r"x must be \(B, embedding_dim = 64\), got \(2, 1, 64\)"),
+        (torch.zeros(2, 64), (), None, TypeError, "state must be a tensor, got tuple"),
         (torch.zeros(2, 64), torch.zeros(3, 4), None, ValueError, r"state must be .*got \(3, 4\)"),
         (torch.zeros(2, 64), None, torch.zeros(3, dtype=torch.bool), ValueError, r"resets must be \(B,\) = \(2,\)"),
         (torch.zeros(2, 64), None, torch.zeros(2), TypeError, "resets must be bool"),

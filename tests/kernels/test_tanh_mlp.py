@@ -77,6 +77,21 @@ def test_what_the_core_does_not_take_runs_in_pytorch(dtype):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("x", "network", "message"),
+    [
+        ((5, 4, 4), ((16, 4), (16,)), r"x must be \(M, F\), got \(5, 4, 4\)"),
+        ((5, 4), ((16, 4),), "network 0 must hold a weight and a bias for each layer, got 1 tensors"),
+        ((5, 4), ((16, 3), (16,)), r"must be \(out, in = 4\) and \(out,\), got \(16, 3\) and \(16,\)"),
+        ((5, 4), ((16, 4), (32,)), r"must be \(out, in = 4\) and \(out,\), got \(16, 4\) and \(32,\)"),
+        ((5, 4), ((16, 4), (16,), (16, 32), (16,)), r"must be \(out, in = 16\) .* got \(16, 32\)"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(x, network, message):
+    with pytest.raises(ValueError, match=message):
+        tanh_mlps(torch.zeros(x), [[torch.zeros(shape) for shape in network]])
+
+
 @needs_core
 def test_a_graph_of_it_is_pytorchs():
     x, networks = torch.randn(8, 4), networks_of(4, [(16,)])

@@ -12,7 +12,8 @@ from .. import fused
 from ..cells import mLSTMCell, sLSTMCell
 from ..checks import check_integer
 from ..layers import CausalConv, GatedFFN, HeadwiseLinear, MultiHeadNorm, RMSNorm, normalise
-from ..ops.checks import check_devices, check_resets, check_shape
+from ..ops.checks import check_devices, check_resets, check_shape, check_tensor
+from ..ops.registration import autocasts
 from ..state import BlockState
 
 PLAIN = frozenset(
@@ -22,7 +23,7 @@ PLAIN = frozenset(
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether all modules inside do what their weights say: none was replaced, and none has a hook.
+    """Whether all modules inside do what their weights say: none was replaced or patched, and none has a hook.
 
     Then code that reads the weights, and calls no module, may stand in for them.
     """
@@ -30,7 +31,8 @@ def is_plain(module: nn.Module) -> bool:
         if child is None:
             continue
         hooks = child._forward_hooks or child._forward_pre_hooks or child._backward_hooks or child._backward_pre_hooks
-        if hooks or type(child) not in PLAIN or (child._modules and not is_plain(child)):
+        patched = "forward" in child.__dict__  # as libraries do that move or convert weights around a call
+        if hooks or patched or type(child) not in PLAIN or (child._modules and not is_plain(child)):
             return False
     return True
 
@@ -55,8 +57,21 @@ def convolve(
 
 
 def round_up(size: float, multiple: int) -> int:
-    """The nearest integer to ``size``, rounded up to a multiple."""
-    return -(-round(size) // multiple) * multiple
+    """The nearest integer to ``size``, at least 1, rounded up to a multiple."""
+    return -(-max(round(size), 1) // multiple) * multiple
+
+
+def check_input(x: Tensor, norm: nn.LayerNorm | RMSNorm) -> None:
+    """Raise ValueError unless ``x`` is (B, S, D), and TypeError unless its type is that of the weights, as ``norm``'s.
+
+    Autocast converts by itself.
+    """
+    check_tensor("x", x)
+    D, dtype = norm.weight.shape[0], norm.weight.dtype
+    if x.ndim != 3 or x.shape[-1] != D:
+        raise ValueError(f"x must be (B, S, embedding_dim = {D}), got {tuple(x.shape)}")
+    if x.dtype != dtype and not (x.is_floating_point() and autocasts(x)):
+        raise TypeError(f"x must be {dtype} like the weights, got {x.dtype}; convert x or the weights with .to()")
 
 
 class xLSTMBlock(nn.Module, ABC):
@@ -103,8 +118,10 @@ class xLSTMBlock(nn.Module, ABC):
 
         Raises:
             ValueError: shapes or devices do not fit, or the sequence is empty.
-            TypeError: ``resets`` is not boolean, or the state not float32 (float64 for float64 inputs).
+            TypeError: ``x`` is not of the weights' type, ``resets`` not boolean, or the state not this kind of
+                block's in float32 (float64 for float64 inputs).
         """
+        check_input(x, self.norm)
         state = state or self.initial_state(x.shape[0])  # len() would fix B in a trace
         self._check(x, state, resets, lengths)
         x, state = self.add_mixer(x, state, resets, lengths)
@@ -121,6 +138,8 @@ class xLSTMBlock(nn.Module, ABC):
 
     def _check(self, x: Tensor, state: BlockState, resets: Tensor | None, lengths: Tensor | None) -> None:
         """Raise on arguments that do not fit, but for the memory, which its op checks."""
+        if not isinstance(state, BlockState):
+            raise TypeError(f"state must be a BlockState, as the block returns it, got {type(state).__name__}")
         B, S = x.shape[:2]
         if S == 0:
             raise ValueError(f"the sequence must have at least one step, got x of shape {tuple(x.shape)}")

@@ -83,9 +83,9 @@ def mlstm_block(
         TypeError: it is not float32.
     """
     memory = state.cell
-    assert isinstance(memory, mLSTMState)
     E, NH = weights.skip.shape[0], weights.gates_bias.shape[0] // 2
-    check_memory(x, memory, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
+    check_memory(x, memory, mLSTMState, ((NH, E // NH, E // NH), (NH, E // NH), (NH,)))
+    assert isinstance(memory, mLSTMState)
     given = (x, state.conv, memory.c, memory.n, memory.m.detach())
     x32, window, c, n, m = (core.plain(tensor) for tensor in given)
     plain = [core.plain(weight) for weight in weights]
@@ -143,6 +143,8 @@ def _forward(
     head_norm_eps: float,
     record: bool,
 ) -> _Outputs:
+    weights = list(core.contiguous(*weights))
+    x, window, c, n, m, resets, lengths = core.contiguous(x, window, c, n, m, resets, lengths)
     outputs = _outputs(
         x, window, c, n, m, weights, resets, lengths, chunk_size, centred, residual, norm_eps, head_norm_eps, record
     )
@@ -172,21 +174,22 @@ def _backward(
     norm_eps: float,
     head_norm_eps: float,
 ) -> list[Tensor]:
+    weights = list(core.contiguous(*weights))
+    x, window, resets, lengths = core.contiguous(x, window, resets, lengths)
+    dy, dwindow, dc, dn = core.contiguous(dy, dwindow, dc, dn)
     gradients = [buffers.empty(x.shape, like=x), *map(torch.empty_like, (window, dc, dn, *weights))]
     dweights = mLSTMWeights(*gradients[4:])
-    dwindow = None if dwindow is None else dwindow.contiguous()
-    given = (dy.contiguous(), dwindow, dc.contiguous(), dn.contiguous())
     sizes = _sizes(x, window, c, weights, chunk_size, centred, residual, norm_eps, head_norm_eps)
     operands = None
     if sizes.wide:
         shape = (*x.shape[:2], 3 * sizes.E + sizes.D)
         operands = buffers.empty(shape, like=x) if lengths is None else x.new_zeros(shape)
-    arrays = (x, window, resets, lengths, steps, memories, *given, *gradients[:4], operands)
+    arrays = (x, window, resets, lengths, steps, memories, dy, dwindow, dc, dn, *gradients[:4], operands)
     core.call("xlstm_mlstm_block_backward", sizes, weights, *arrays, dweights)
     if operands is not None:
         dup, mixed, normed = operands.flatten(0, 1).split((2 * sizes.E, sizes.E, sizes.D), dim=1)
         torch.mm(dup.T, normed, out=dweights.up)
-        torch.mm(given[0].flatten(0, 1).T, mixed, out=dweights.down)
+        torch.mm(dy.flatten(0, 1).T, mixed, out=dweights.down)
     return gradients
 
 
@@ -199,15 +202,7 @@ def _gradients(
     window: Tensor,
     c: Tensor,
     weights: list[Tensor],
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    steps: Tensor,
-    memories: Tensor,
-    chunk_size: int,
-    centred: bool,
-    residual: bool,
-    norm_eps: float,
-    head_norm_eps: float,
+    *rest: object,
 ) -> list[Tensor]:
     """Room for the gradients of x, window, c, n and the weights."""
     return [tensor.new_empty(tensor.shape) for tensor in (x, window, dc, dn, *weights)]

@@ -55,7 +55,7 @@ def slstm_mixer(
         ValueError: the state does not fit ``x`` and the weights.
         TypeError: it is not float32.
     """
-    check_memory(x, state, (weights[2].shape[1:3],) * 4)
+    check_memory(x, state, sLSTMState, (weights[2].shape[1:3],) * 4)
     m_before = state.m.detach().float()
     given = (x, window, state.h, *to_average(state.c.float(), state.n.float(), m_before, relative=False), m_before)
     x32, window, h, y, lam, m, *plain = (tensor.float().contiguous() for tensor in (*given, *weights))
@@ -102,6 +102,8 @@ def _forward(
     norm_eps: float,
     record: bool,
 ) -> _Outputs:
+    weights = list(core.contiguous(*weights))
+    x, window, resets, lengths = core.contiguous(x, window, resets, lengths)
     outputs = _outputs(x, window, h, y, lam, m, weights, resets, lengths, norm_eps, record)
     out, *last, tape = outputs
     state = torch.stack((h, y, lam, m))
@@ -127,6 +129,8 @@ def _backward(
     tape: Tensor,
     norm_eps: float,
 ) -> list[Tensor]:
+    weights = list(core.contiguous(*weights))
+    x, window, h, resets, lengths, dout = core.contiguous(x, window, h, resets, lengths, dout)
     conv_weight, conv_bias, input_weight, _, bias, norm_weight = weights
     _, NH, DH, _ = input_weight.shape
     dx, dwindow = buffers.empty(x.shape, like=x), torch.empty_like(window)
@@ -135,7 +139,7 @@ def _backward(
     shapes = [*(w.shape for w in (conv_weight, conv_bias, bias, norm_weight)), torch.Size((NH, 4, DH, 3, DH))]
     numbers = [shape.numel() for shape in shapes]
     blocks = x.new_zeros(torch.get_num_threads(), sum(numbers))
-    arrays = (x, window, resets, lengths, h, tape, dout.contiguous(), dstate, dx, dwindow, dbefore, blocks)
+    arrays = (x, window, resets, lengths, h, tape, dout, dstate, dx, dwindow, dbefore, blocks)
     core.call("xlstm_slstm_mixer_backward", _sizes(x, window, h, norm_eps), _packed(weights), *arrays)
     parts = blocks[0].split(numbers)
     dconv, dconv_bias, dbias, dnorm, matrices = (p.view(shape) for p, shape in zip(parts, shapes, strict=True))
@@ -154,10 +158,7 @@ def _gradients(
     window: Tensor,
     h: Tensor,
     weights: list[Tensor],
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    tape: Tensor,
-    norm_eps: float,
+    *rest: object,
 ) -> list[Tensor]:
     """Room for the gradients of x, window, h, y, lam and the weights."""
     return [leaf.new_empty(leaf.shape) for leaf in (x, window, h, h, h, *weights)]

@@ -33,7 +33,11 @@ def tanh_mlps(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
     Returns:
         (M, out) of each network's last layer.
+
+    Raises:
+        ValueError: ``x`` is not (M, F), a weight has no bias, or a layer does not take what the one before it gives.
     """
+    _check(x, networks)
     flat = [weight for network in networks for weight in network]
     if not _runs(x, networks, flat):
         return [_composed(x, network) for network in networks]
@@ -42,6 +46,25 @@ def tanh_mlps(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     if must_record(x, *flat):
         return list(_Networks.apply(x, layers, *flat))
     return _forward(x, layers, _sizes(x, layers), flat)[0]
+
+
+def _check(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> None:
+    """Raise unless each network is a chain of layers that begins at x."""
+    if x.ndim != 2:
+        raise ValueError(f"x must be (M, F), got {tuple(x.shape)}")
+    for index, network in enumerate(networks):
+        if len(network) % 2:
+            raise ValueError(
+                f"network {index} must hold a weight and a bias for each layer, got {len(network)} tensors"
+            )
+        width = x.shape[1]
+        for weight, bias in zip(network[::2], network[1::2], strict=True):
+            if weight.shape != (len(bias), width):
+                raise ValueError(
+                    f"a layer of network {index} must be (out, in = {width}) and (out,), "
+                    f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
+                )
+            width = len(bias)
 
 
 def _runs(x: Tensor, networks: Sequence[Sequence[Tensor]], flat: Sequence[Tensor]) -> bool:

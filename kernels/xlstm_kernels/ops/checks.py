@@ -1,11 +1,24 @@
 """What the recurrences check of their arguments before they run."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..state import LSTMState, mLSTMState, sLSTMState
+
+LAYOUTS = {
+    mLSTMState: ("(B, NH, DK, DV)", "(B, NH, DK)", "(B, NH)"),
+    sLSTMState: ("(B, NH, DH)",) * 4,
+    LSTMState: ("(B, NH, DH)",) * 2,
+}
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; convert it with torch.as_tensor")
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], layout: str) -> None:
@@ -13,22 +26,9 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], layout: st
 
     Raise TypeError where it is no tensor.
     """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}; convert it with torch.as_tensor")
+    check_tensor(name, tensor)
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must be {layout} = {expected}, got {tuple(tensor.shape)}")
-
-
-def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise ValueError unless ``value`` is one of ``options``."""
-    if value not in options:
-        raise ValueError(f"{name} must be one of {options}, got {value!r}")
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """Raise ValueError unless ``value`` is above zero, or None, which turns off what it sets."""
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be > 0, or None for none, got {value}")
 
 
 def check_resets(resets: Tensor | None, batch_size: int, sequence_length: int) -> None:
@@ -56,11 +56,17 @@ def check_dtypes(operands: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float64 if num_double else torch.float32
 
 
-def check_state(state: mLSTMState | sLSTMState | LSTMState, dtype: torch.dtype) -> None:
-    """Raise TypeError unless a given state has the dtype that the operands ask for."""
-    for name, tensor in zip(state._fields, state, strict=True):
-        if tensor.dtype != dtype:
-            raise TypeError(f"state.{name} must be {dtype} for these operands, got {tensor.dtype}; convert with .to()")
+def check_state(
+    state: Any, kind: type[Any], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, *, name: str = "state"
+) -> None:
+    """Raise TypeError unless a given state is of its kind and of the dtype that the operands ask for, and ValueError
+    unless its parts have the given shapes."""
+    if not isinstance(state, kind):
+        raise TypeError(f"{name} must be an {kind.__name__}, got {type(state).__name__}; None is the empty memory")
+    for field, leaf, shape, layout in zip(kind._fields, state, shapes, LAYOUTS[kind], strict=True):
+        check_shape(f"{name}.{field}", leaf, shape, layout)
+        if leaf.dtype != dtype:
+            raise TypeError(f"{name}.{field} must be {dtype} for these operands, got {leaf.dtype}; convert with .to()")
 
 
 def check_devices(tensors: Mapping[str, Tensor | None]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..state import LSTMState, sLSTMState
-from .checks import check_devices, check_dtypes, check_resets, check_shape, check_state
+from .checks import check_devices, check_dtypes, check_resets, check_shape, check_state, check_tensor
 from .padding import check_lengths
 
 State = TypeVar("State", sLSTMState, LSTMState)
@@ -21,11 +21,13 @@ def check_arguments(
     recurrent_weight: Tensor,
     bias: Tensor | None,
     state: State | None,
+    kind: type[State],
     resets: Tensor | None,
     lengths: Tensor | None,
     padding: str,
 ) -> None:
-    """Raise on arguments that do not fit each other."""
+    """Raise on arguments that do not fit each other, or on a state of another kind."""
+    check_tensor("gates", gates)
     if gates.ndim != 5 or gates.shape[2] != 4:
         raise ValueError(f"gates must be (B, S, 4, NH, DH), got {tuple(gates.shape)}")
     B, S, _, NH, DH = gates.shape
@@ -40,9 +42,7 @@ def check_arguments(
     check_lengths(lengths, padding, B, S)
     dtype = check_dtypes(operands)
     if state is not None:
-        for name, leaf in zip(state._fields, state, strict=True):
-            check_shape(f"state.{name}", leaf, (B, NH, DH), "(B, NH, DH)")
-        check_state(state, dtype)
+        check_state(state, kind, ((B, NH, DH),) * len(kind._fields), dtype)
     first = None if state is None else state.h
     check_devices({**operands, "state.h": first, "resets": resets, "lengths": lengths})
 

@@ -39,12 +39,12 @@ def lstm(
 
     Raises:
         ValueError: shapes or devices do not fit, the sequence is empty, or a length is not in 0 ... S.
-        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes do not fit.
+        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes or the kind of state do not fit.
 
     >>> h, state = lstm(gates, recurrent_weight)
     >>> h_next, state = lstm(gates_next, recurrent_weight, state=state)
     """
-    check_arguments(gates, recurrent_weight, bias, state, resets, lengths, padding)
+    check_arguments(gates, recurrent_weight, bias, state, LSTMState, resets, lengths, padding)
     bias, state = fill_in(gates, bias, state, initial_lstm_state)
     (own_gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     dtype, S = state.c.dtype, gates.shape[1]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from ..checks import check_choice
 from ..state import where_state
-from .checks import check_option, check_shape
+from .checks import check_shape
 
 State = TypeVar("State")
 
@@ -21,7 +22,7 @@ def check_lengths(lengths: Tensor | None, padding: str, batch_size: int, sequenc
 
     Values are looked at on the CPU alone, where that waits for nothing.
     """
-    check_option("padding", padding, ("right", "left"))
+    check_choice("padding", padding, ("right", "left"))
     if lengths is None:
         return
     check_shape("lengths", lengths, (batch_size,), "(B,)")

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ... import core
+from ...checks import check_choice, check_integer, check_positive
 from ...state import initial_mlstm_state, mLSTMState
 from .. import triton_backend
 from ..checks import (
     check_devices,
     check_dtypes,
-    check_option,
-    check_positive,
     check_resets,
     check_shape,
     check_state,
+    check_tensor,
     resolve_backend,
 )
 from ..padding import check_lengths, from_own_steps, keep_where_empty, to_own_steps, valid_steps
@@ -102,7 +102,7 @@ def mlstm(
     Raises:
         ValueError: shapes or devices do not fit, the sequence is empty, a length is not in 0 ... S, or an option or
             the backend is unknown or out of range.
-        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes do not fit.
+        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes or the kind of state do not fit.
 
     Source: Beck et al. 2024 (arXiv 2405.04517), equations 19 to 27; the sigmoid input gate and the soft cap:
     Beck et al. 2025 (arXiv 2503.14376 and 2503.13427).
@@ -114,8 +114,9 @@ def mlstm(
     check_lengths(lengths, padding, *q.shape[:2])
     c = None if state is None else state.c
     check_devices({"q": q, "k": k, "v": v, "i": i, "f": f, "state.c": c, "resets": resets, "lengths": lengths})
-    check_option("input_gate", input_gate, ("exponential", "sigmoid"))
-    check_positive("soft_cap", soft_cap)
+    check_choice("input_gate", input_gate, ("exponential", "sigmoid"))
+    if soft_cap is not None:
+        check_positive("soft_cap", soft_cap)
     run = BACKENDS[resolve_backend(backend, _usable(q))]
     (q, k, v, i, f), resets = to_own_steps((q, k, v, i, f), resets, lengths, padding)
     if soft_cap is not None:
@@ -144,6 +145,8 @@ def check_mlstm_arguments(
     chunk_size: int | None,
 ) -> torch.dtype:
     """Raise on arguments that do not fit each other; return the dtype of the state."""
+    for name, tensor in (("q", q), ("v", v)):
+        check_tensor(name, tensor)
     if q.ndim != 4:
         raise ValueError(f"q must be (B, S, NH, DK), got {tuple(q.shape)}")
     if v.ndim != 4:
@@ -152,18 +155,14 @@ def check_mlstm_arguments(
     DV = v.shape[-1]
     if S == 0:
         raise ValueError(f"the sequence must have at least one step, got q of shape {tuple(q.shape)}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be >= 1, got {chunk_size}")
+    if chunk_size is not None:
+        check_integer("chunk_size", chunk_size, minimum=1)
     check_shape("k", k, (B, S, NH, DK), "(B, S, NH, DK)")
     check_shape("v", v, (B, S, NH, DV), "(B, S, NH, DV)")
     check_shape("i", i, (B, S, NH), "(B, S, NH)")
     check_shape("f", f, (B, S, NH), "(B, S, NH)")
     check_resets(resets, B, S)
     dtype = check_dtypes({"q": q, "k": k, "v": v, "i": i, "f": f})
-    if state is None:
-        return dtype
-    check_shape("state.c", state.c, (B, NH, DK, DV), "(B, NH, DK, DV)")
-    check_shape("state.n", state.n, (B, NH, DK), "(B, NH, DK)")
-    check_shape("state.m", state.m, (B, NH), "(B, NH)")
-    check_state(state, dtype)
+    if state is not None:
+        check_state(state, mLSTMState, ((B, NH, DK, DV), (B, NH, DK), (B, NH)), dtype)
     return dtype

@@ -104,6 +104,7 @@ def _forward(
     normalize: bool,
     record: bool,
 ) -> _Outputs:
+    q, k, v, i, logf, c, n, m, resets = core.contiguous(q, k, v, i, logf, c, n, m, resets)
     outputs = _outputs(q, k, v, i, logf, c, n, m, resets, chunk_size, normalize, record)
     h, *last, steps, memories = outputs
     tape = (steps, memories) if record else (None, None)
@@ -128,28 +129,15 @@ def _backward(
     chunk_size: int,
     normalize: bool,
 ) -> _Gradients:
-    gradients = _gradients(dh, dc, dn, q, k, v, i, logf, resets, h, steps, memories, chunk_size, normalize)
-    given = (x.contiguous() for x in (dh, dc, dn))
+    dh, dc, dn, q, k, v, i, logf, resets = core.contiguous(dh, dc, dn, q, k, v, i, logf, resets)
+    gradients = _gradients(dh, dc, dn, q, k, v, i, logf)
     sizes = _sizes(q, v, chunk_size, normalize)
-    core.call("xlstm_mlstm_backward", sizes, q, k, v, i, logf, resets, h, steps, memories, *given, *gradients)
+    core.call("xlstm_mlstm_backward", sizes, q, k, v, i, logf, resets, h, steps, memories, dh, dc, dn, *gradients)
     return gradients
 
 
 def _gradients(
-    dh: Tensor,
-    dc: Tensor,
-    dn: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    i: Tensor,
-    logf: Tensor,
-    resets: Tensor | None,
-    h: Tensor,
-    steps: Tensor,
-    memories: Tensor,
-    chunk_size: int,
-    normalize: bool,
+    dh: Tensor, dc: Tensor, dn: Tensor, q: Tensor, k: Tensor, v: Tensor, i: Tensor, logf: Tensor, *rest: object
 ) -> _Gradients:
     """Room for the gradients."""
     dq, dk, dv, di, dlogf, dc, dn = (buffers.empty(x.shape, like=x) for x in (q, k, v, i, logf, dc, dn))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ... import core
+from ...checks import check_choice, check_positive
 from ...state import sLSTMState
 from .. import triton_backend
-from ..checks import check_option, check_positive, resolve_backend
+from ..checks import resolve_backend
 from ..loops import check_arguments
 from ..padding import from_own_steps, keep_where_empty, to_own_steps
 from ..registration import autocasts
@@ -72,16 +73,17 @@ def slstm(
     Raises:
         ValueError: shapes or devices do not fit, the sequence is empty, a length is not in 0 ... S, or an option or
             the backend is unknown or out of range.
-        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes do not fit.
+        TypeError: ``resets`` is not boolean, ``lengths`` not integer, or dtypes or the kind of state do not fit.
 
     Source: Beck et al. 2024 (arXiv 2405.04517), equations 8 to 18.
 
     >>> h, state = slstm(gates, recurrent_weight)
     >>> h_next, state = slstm(gates_next, recurrent_weight, state=state)
     """
-    check_arguments(gates, recurrent_weight, bias, state, resets, lengths, padding)
-    check_option("forget_gate", forget_gate, ("sigmoid", "exponential"))
-    check_positive("recurrent_gradient_clip", recurrent_gradient_clip)
+    check_arguments(gates, recurrent_weight, bias, state, sLSTMState, resets, lengths, padding)
+    check_choice("forget_gate", forget_gate, ("sigmoid", "exponential"))
+    if recurrent_gradient_clip is not None:
+        check_positive("recurrent_gradient_clip", recurrent_gradient_clip)
     run = BACKENDS[resolve_backend(backend, _usable(gates, recurrent_weight))]
     (gates,), resets = to_own_steps((gates,), resets, lengths, padding)
     options = forget_gate == "exponential", recurrent_gradient_clip

@@ -35,7 +35,7 @@ def _forward(
     if tape is not None and lengths is not None:
         tape.zero_()  # rows write their own steps alone
     panels = core.to_panels(weight.permute(1, 3, 0, 2).reshape(NH, DH, 4 * DH))  # [head, in, (gate, out)]
-    arrays = (gates, bias, panels, _flags(resets), _integers(lengths), state, h, tape, last)
+    arrays = (gates, bias, panels, *_limits(resets, lengths), state, h, tape, last)
     _call("forward", h, *arrays, ctypes.c_int(exponential_forget))
     h, last = (x[..., :unpadded].contiguous() for x in (h, last))
     return h, last, gates.new_empty(0) if tape is None else tape
@@ -77,7 +77,7 @@ def _backward(
     panels = core.to_panels(weight.permute(1, 0, 2, 3).reshape(NH, 4 * DH, DH))  # [head, (gate, out), in]
     blocks = dh.new_zeros(torch.get_num_threads(), 4 * NH * DH * (1 + DH))  # of bias and weight, one a thread
     begin = _fill_panel(state[0], 1).contiguous()
-    arrays = (panels, _flags(resets), _integers(lengths), begin, tape, dh, dlast, dgates, dstate, blocks)
+    arrays = (panels, *_limits(resets, lengths), begin, tape, dh, dlast, dgates, dstate, blocks)
     _call("backward", dh, *arrays, ctypes.c_float(torch.inf if clip is None else clip))
     dbias, dweight = blocks[0].split([4 * NH * DH, 4 * NH * DH * DH])
     dbias, dweight = dbias.view(4, NH, DH), dweight.view(NH, 4, DH, DH).transpose(0, 1)
@@ -86,16 +86,7 @@ def _backward(
 
 
 def _backward_fake(
-    dh: Tensor,
-    dlast: Tensor,
-    recurrent_weight: Tensor,
-    state: Tensor,
-    h: Tensor,
-    tape: Tensor,
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    exponential_forget: bool,
-    clip: float | None,
+    dh: Tensor, dlast: Tensor, recurrent_weight: Tensor, state: Tensor, h: Tensor, *rest: object
 ) -> Gradients:
     B, S, NH, DH = h.shape
     weight = recurrent_weight
@@ -109,12 +100,9 @@ def _fill_panel(x: Tensor, dims: int) -> Tensor:
     return F.pad(x, (0, missing) * dims) if missing else x
 
 
-def _flags(resets: Tensor | None) -> Tensor | None:
-    return None if resets is None else resets.contiguous()
-
-
-def _integers(lengths: Tensor | None) -> Tensor | None:
-    return None if lengths is None else lengths.long().contiguous()
+def _limits(resets: Tensor | None, lengths: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Resets and lengths as the core reads them."""
+    return core.contiguous(resets, None if lengths is None else lengths.long())
 
 
 class _Sizes(ctypes.Structure):

@@ -120,16 +120,7 @@ def _backward(
 
 
 def _backward_fake(
-    dh: Tensor,
-    dlast: Tensor,
-    recurrent_weight: Tensor,
-    state: Tensor,
-    h: Tensor,
-    tape: Tensor,
-    resets: Tensor | None,
-    lengths: Tensor | None,
-    exponential_forget: bool,
-    clip: float | None,
+    dh: Tensor, dlast: Tensor, recurrent_weight: Tensor, state: Tensor, h: Tensor, *rest: object
 ) -> Gradients:
     B, S, NH, DH = h.shape
     dgates = h.new_empty(S, NH, B, 4, DH).permute(2, 0, 3, 1, 4)
