@@ -222,7 +222,7 @@ class NumpyActor:
         self._low, self._high = outer.get("low"), outer.get("high")
         names = [name for name, _ in spec["layers"]]
         self._layers = [
-            (np.ascontiguousarray(outer[f"{name}.weight"].T), outer[f"{name}.bias"], ACTIVATIONS.get(activation))
+            (np.ascontiguousarray(outer[f"{name}.weight"].T), outer[f"{name}.bias"], activation)
             for name, (_, activation) in zip(names, spec["layers"], strict=True)
         ]
 
@@ -256,23 +256,26 @@ class NumpyActor:
             The action, with a batch if the observation had one, and the state after it.
 
         Raises:
-            ValueError: the observation is of another shape, or the state is not (B, N).
+            ValueError: an observation, state, flags or masks of another shape.
         """
         x, batched = self._features(observation)
         if state is None:
             state = self.initial_state(len(x))
-        elif state.shape != (len(x), self._empty.shape[1]):
-            raise ValueError(f"state must be {(len(x), self._empty.shape[1])}, got {state.shape}")
+        elif np.shape(state) != (len(x), self._empty.shape[1]):
+            raise ValueError(f"state must be {(len(x), self._empty.shape[1])}, got {np.shape(state)}")
         elif episode_start is not None and self.spec["reset_on_done"]:
-            state = np.where(np.asarray(episode_start, dtype=bool).reshape(-1, 1), self._empty, state)
+            starts = np.asarray(episode_start, dtype=bool).reshape(-1, 1)
+            if len(starts) not in (1, len(x)):
+                raise ValueError(f"episode_start must have one flag for each of {len(x)} rows, got {len(starts)}")
+            state = np.where(starts, self._empty, state)
         latent, state = self._remember(x, state)
         y = np.concatenate([x, latent], axis=1) if self.spec["skip"] else latent
         for weight, bias, activation in self._layers:
             y = y @ weight + bias
             if activation is not None:
-                y = activation(np, y)
+                y = ACTIVATIONS[activation](np, y)
         if action_masks is not None:
-            y = self._mask(y, np.asarray(action_masks, dtype=bool).reshape(len(y), -1))
+            y = self._mask(y, np.asarray(action_masks, dtype=bool))
         action = choose(np, self.spec["action"], y, self._low, self._high)
         return action if batched else action[0], state
 
@@ -281,6 +284,8 @@ class NumpyActor:
 
     def _features(self, observation: Any) -> tuple[np.ndarray, bool]:
         """(B, F), and whether the observation had a batch."""
+        if isinstance(observation, tuple):
+            raise ValueError("observation is a tuple, as Gym's reset returns it; pass its first part")
         parts = self.spec["observation"]
         read = [_encode(part, observation if part["key"] is None else observation[part["key"]]) for part in parts]
         batched = read[0][1]
@@ -290,7 +295,12 @@ class NumpyActor:
         return x, batched
 
     def _mask(self, outputs: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        if self.spec["action"]["kind"] == "multibinary":
+        kind, (B, A) = self.spec["action"]["kind"], outputs.shape
+        size = 0 if kind in ("box", "squashed") else 2 * A if kind == "multibinary" else A
+        if allowed.size != B * size:
+            raise ValueError(f"action_masks must be {(B, size)} for {kind} actions, got shape {allowed.shape}")
+        allowed = allowed.reshape(B, size)
+        if kind == "multibinary":
             outputs = np.where(allowed[:, 1::2], outputs, FORBIDDEN)
             return np.where(allowed[:, ::2], outputs, -FORBIDDEN)
         return np.where(allowed, outputs, FORBIDDEN)
