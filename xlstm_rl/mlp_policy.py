@@ -90,6 +90,14 @@ class MlpPolicy(ActorCriticPolicy):
         if isinstance(self.action_dist, StateDependentNoiseDistribution):
             self.reset_noise()  # SB3's first noise has a graph
 
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if (
+            self.normalize
+        ):  # values of zero, in whatever units: any others would drown small rewards in the first returns
+            nn.init.zeros_(self.value_net.weight)
+            nn.init.zeros_(self.value_net.bias)
+
     def _build_mlp_extractor(self) -> None:
         self.action_dist = quicker(self.action_dist)
         config = MemoryConfig.from_options(self.memory_options)
