@@ -131,13 +131,17 @@ def slstm_block(xp: Any, w: Weights, at: str, kind: dict[str, Any], x: Array, st
 BLOCKS = {"mlstm": mlstm_block, "slstm": slstm_block}
 
 
+def torch_gates(w: Weights, source: str, layer: int, x: Array, D: int) -> list[Array]:
+    """The gates, each (B, D), that a layer of torch's cells reads from its input (``ih``) or its state (``hh``)."""
+    gates = x @ w[f"rnn.weight_{source}_l{layer}"].T + w[f"rnn.bias_{source}_l{layer}"]
+    return [gates[:, at : at + D] for at in range(0, gates.shape[1], D)]
+
+
 def lstm_layer(xp: Any, w: Weights, layer: int, x: Array, state: list[Array]) -> tuple[Array, list]:
     """A layer of ``torch.nn.LSTM``."""
     h, c = state
-    gates = x @ w[f"rnn.weight_ih_l{layer}"].T + w[f"rnn.bias_ih_l{layer}"]
-    gates = gates + h @ w[f"rnn.weight_hh_l{layer}"].T + w[f"rnn.bias_hh_l{layer}"]
-    D = h.shape[1]
-    i, f, g, o = (gates[:, at * D : (at + 1) * D] for at in range(4))
+    given, mixed = (torch_gates(w, *of, h.shape[1]) for of in (("ih", layer, x), ("hh", layer, h)))
+    i, f, g, o = (a + b for a, b in zip(given, mixed, strict=True))
     c = sigmoid(xp, f) * c + sigmoid(xp, i) * xp.tanh(g)
     h = sigmoid(xp, o) * xp.tanh(c)
     return h, [h, c]
@@ -146,11 +150,9 @@ def lstm_layer(xp: Any, w: Weights, layer: int, x: Array, state: list[Array]) ->
 def gru_layer(xp: Any, w: Weights, layer: int, x: Array, state: list[Array]) -> tuple[Array, list]:
     """A layer of ``torch.nn.GRU``."""
     (h,) = state
-    given = x @ w[f"rnn.weight_ih_l{layer}"].T + w[f"rnn.bias_ih_l{layer}"]
-    mixed = h @ w[f"rnn.weight_hh_l{layer}"].T + w[f"rnn.bias_hh_l{layer}"]
-    D = h.shape[1]
-    r, z = (sigmoid(xp, given[:, at * D : (at + 1) * D] + mixed[:, at * D : (at + 1) * D]) for at in range(2))
-    h = (1 - z) * xp.tanh(given[:, 2 * D :] + r * mixed[:, 2 * D :]) + z * h
+    given, mixed = (torch_gates(w, *of, h.shape[1]) for of in (("ih", layer, x), ("hh", layer, h)))
+    r, z = (sigmoid(xp, given[gate] + mixed[gate]) for gate in range(2))
+    h = (1 - z) * xp.tanh(given[2] + r * mixed[2]) + z * h
     return h, [h]
 
 
@@ -215,15 +217,13 @@ class NumpyActor:
 
     def __init__(self, spec: dict[str, Any], weights: Weights) -> None:
         self.spec = spec
-        memory, outer = "memory.", {name: np.asarray(w) for name, w in weights.items()}
-        self._memory_weights = {n.removeprefix(memory): outer.pop(n) for n in list(outer) if n.startswith(memory)}
-        self._empty = outer.pop("state")
-        self._shift, self._scale = outer.get("shift"), outer.get("scale")
-        self._low, self._high = outer.get("low"), outer.get("high")
-        names = [name for name, _ in spec["layers"]]
+        memory = "memory."
+        self._memory_weights = {name.removeprefix(memory): w for name, w in weights.items() if name.startswith(memory)}
+        self._empty = weights["state"]
+        self._shift, self._scale, self._low, self._high = map(weights.get, ("shift", "scale", "low", "high"))
         self._layers = [
-            (np.ascontiguousarray(outer[f"{name}.weight"].T), outer[f"{name}.bias"], activation)
-            for name, (_, activation) in zip(names, spec["layers"], strict=True)
+            (np.ascontiguousarray(weights[f"{name}.weight"].T), weights[f"{name}.bias"], activation)
+            for name, activation in spec["layers"]
         ]
 
     @classmethod
