@@ -92,9 +92,8 @@ class MlpPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        if (
-            self.normalize
-        ):  # values of zero, in whatever units: any others would drown small rewards in the first returns
+        if self.normalize:
+            # Zero is zero in all units: any other values would drown small rewards in the first returns
             nn.init.zeros_(self.value_net.weight)
             nn.init.zeros_(self.value_net.bias)
 
