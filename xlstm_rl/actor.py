@@ -46,10 +46,20 @@ class CompiledActor(NumpyActor):
     def __init__(self, policy: MlpPolicy) -> None:
         super().__init__(*portable_policy(policy))
         memory = policy.memory.actor
-        self._step: StackStepper | None = None
-        if isinstance(memory, StackMemory):
-            self._step = StackStepper(memory.stack)
+        self._stack = copy.deepcopy(memory.stack) if isinstance(memory, StackMemory) else None
+        if self._stack is not None:
             self._encoder = self._memory_weights["encoder.weight"].T.copy()
+        self._compile()
+
+    def _compile(self) -> None:
+        self._step = None if self._stack is None else StackStepper(self._stack)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_step": None}  # it holds addresses
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._compile()
 
     def _remember(self, features: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._step is None:
@@ -63,11 +73,22 @@ class TorchActor:
     """The policy's own modules; on a GPU captured as one CUDA graph. The state stays where the policy is."""
 
     def __init__(self, policy: MlpPolicy, n_envs: int) -> None:
-        self._policy = copy.deepcopy(policy)
+        self._policy, self._n_envs = copy.deepcopy(policy), n_envs
         self._policy.set_training_mode(False)
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._snapshot = self._policy.memory.stepping()
         self._snapshot.__enter__()  # for good: nobody else has this copy, and it learns nothing
-        self._graph = _Graph(self._act, self._policy, n_envs) if policy.device.type == "cuda" else None
+        on_gpu = self._policy.device.type == "cuda"
+        self._graph = _Graph(self._act, self._policy, self._n_envs) if on_gpu else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_policy": self._policy, "_n_envs": self._n_envs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
 
     def initial_state(self, batch_size: int = 1) -> th.Tensor:
         """The memory (B, N) before the first observation."""

@@ -41,9 +41,9 @@ def export_numpy(policy: MlpPolicy, path: str | Path) -> None:
 def export_onnx(policy: MlpPolicy, path: str | Path) -> None:
     """Write a graph from observation, state, episode_start to action, next_state; needs the extra ``onnx``.
 
-    It takes any batch. A dictionary of observations has an input for each key. Where ``episode_start`` is true the
-    state is not read: that is how the first call begins, with zeros (B, N). Any features extractor that torch can
-    export will do.
+    It takes any batch. A dictionary of observations has an input for each key; images have their channels first. Where
+    ``episode_start`` is true the state is not read: that is how the first call begins, with zeros (B, N), and the only
+    one with ``reset_on_done=False``. Any features extractor that torch can export will do.
 
     Raises:
         NotPortableError: a memory of other blocks than the paper's.
@@ -52,7 +52,7 @@ def export_onnx(policy: MlpPolicy, path: str | Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"export_onnx needs the package {name}: pip install xlstm-toolkit[onnx]")
-    graph = _ActingGraph(copy.deepcopy(policy).cpu())
+    graph = _ActingGraph(copy.deepcopy(policy).cpu()).eval()
     obs, _ = policy.obs_to_tensor(_sample(policy))
     obs = {key: value.cpu() for key, value in obs.items()} if isinstance(obs, dict) else obs.cpu()
     state, starts = graph.fresh.repeat(BATCH, 1), th.zeros(BATCH, dtype=th.bool)
@@ -74,11 +74,12 @@ def export_onnx(policy: MlpPolicy, path: str | Path) -> None:
 
 def check_parity(policy: MlpPolicy, act: Act) -> None:
     """Raise ValueError unless ``act`` does what the policy's ``predict`` does, over a few steps and a reset."""
-    size = policy.memory.actor.initial_state(1).shape[1]  # a critic's memory does not act
-    ours, theirs = np.zeros((BATCH, size), np.float32), None
+    ours, theirs = policy.memory.actor.initial_state(BATCH).cpu().numpy(), None
+    size = ours.shape[1]  # a critic's memory does not act
     for step in range(STEPS):
         observation = _sample(policy)
-        starts = np.array([step == 0, step in (0, STEPS // 2), step == 0])
+        ends = policy.reset_on_done and step == STEPS // 2
+        starts = np.array([step == 0, step == 0 or ends, step == 0])
         action, ours = act(observation, ours, starts)
         expected, theirs = policy.predict(observation, theirs, episode_start=starts, deterministic=True)
         for name, got, wanted in (("action", action, expected), ("state", ours, theirs[0][:, :size])):
@@ -94,7 +95,6 @@ class _ActingGraph(nn.Module):
 
     def __init__(self, policy: MlpPolicy) -> None:
         super().__init__()
-        policy.set_training_mode(False)
         self.policy = policy
         self.memory_spec, _ = portable_memory(policy.memory.actor)
         self.action_spec, bounds = portable_action(policy)

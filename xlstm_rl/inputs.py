@@ -45,12 +45,14 @@ def as_state(state: tuple[np.ndarray | th.Tensor, ...], batch_size: int, size: i
 
     Raises:
         TypeError: a state that is no tuple.
-        ValueError: a state of another batch size or of another memory.
+        ValueError: a tuple of another length, a state of another batch size or of another memory.
     """
     if not isinstance(state, tuple | list):
         raise TypeError(
             f"state must be the tuple that predict returned, got {type(state).__name__}; pass that, or None"
         )
+    if len(state) != 1:
+        raise ValueError(f"state must be the tuple of one array that predict returned, got {len(state)}; pass that")
     packed = th.as_tensor(state[0], dtype=th.float32, device=device)
     if packed.ndim != 2 or len(packed) != batch_size:
         raise ValueError(

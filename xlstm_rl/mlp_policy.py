@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from xlstm_rl.actor_critic import ActorCriticMemory, Recollection
-from xlstm_rl.config import MemoryConfig
+from xlstm_rl.config import MemoryConfig, check_contrib_options
 from xlstm_rl.distributions import mask_distribution, quicker
 from xlstm_rl.inputs import Observation, StatelessCalls, as_flags, as_masks, as_state, batch_size_of, check_observation
 from xlstm_rl.networks import actor_latent, critic_latent, latents
@@ -54,6 +54,7 @@ class MlpPolicy(ActorCriticPolicy):
 
     Raises:
         ValueError: an unknown memory option, or sizes that the memory refuses.
+        TypeError: an option of sb3-contrib's recurrent policies, with the one that stands for it here.
 
     >>> model = xLSTMPPO("MlpPolicy", env, policy_kwargs=dict(memory=dict(embedding_dim=64), net_arch=[64]))
     """
@@ -72,6 +73,7 @@ class MlpPolicy(ActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_contrib_options(kwargs)
         self.memory_options = {} if memory is None else memory
         self.normalize = normalize
         if optimizer_kwargs is None and issubclass(optimizer_class, th.optim.Adam):
@@ -87,6 +89,13 @@ class MlpPolicy(ActorCriticPolicy):
         self._stateless_calls = StatelessCalls()
         if isinstance(self.action_dist, StateDependentNoiseDistribution):
             self.reset_noise()  # SB3's first noise has a graph
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.normalize:
+            # Zero is zero in all units: any other values would drown small rewards in the first returns
+            nn.init.zeros_(self.value_net.weight)
+            nn.init.zeros_(self.value_net.bias)
 
     def _build_mlp_extractor(self) -> None:
         self.action_dist = quicker(self.action_dist)

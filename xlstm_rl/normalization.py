@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 
 CLIP = 10.0  # standard deviations, as in SB3's VecNormalize
+ROUNDING = 1e-6  # of float32 numbers and what is computed from them, relative
 FORGETTING = 0.5  # returns grow as the policy improves: their scale is that of the newest few rollouts
 
 
@@ -52,9 +53,10 @@ class FeatureNorm(nn.Module):
 
 
 def _follow(norm: Any, *_: Any) -> None:
-    """Bring shift and scale to where the moments are; a feature that never moved is only centred."""
+    """Bring shift and scale to where the moments are; a feature that never moved, but by rounding, is only centred."""
     norm.shift.copy_(norm.mean)
-    norm.scale.copy_(th.where(norm.var > 1e-12, norm.var, 1.0).rsqrt())
+    moved = norm.var > (ROUNDING * norm.mean).square() + th.finfo(th.float32).tiny
+    norm.scale.copy_(th.where(moved, norm.var, 1.0).rsqrt())
 
 
 class ReturnScale(nn.Module):

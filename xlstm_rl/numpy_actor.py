@@ -131,13 +131,17 @@ def slstm_block(xp: Any, w: Weights, at: str, kind: dict[str, Any], x: Array, st
 BLOCKS = {"mlstm": mlstm_block, "slstm": slstm_block}
 
 
+def torch_gates(w: Weights, source: str, layer: int, x: Array, D: int) -> list[Array]:
+    """The gates, each (B, D), that a layer of torch's cells reads from its input (``ih``) or its state (``hh``)."""
+    gates = x @ w[f"rnn.weight_{source}_l{layer}"].T + w[f"rnn.bias_{source}_l{layer}"]
+    return [gates[:, at : at + D] for at in range(0, gates.shape[1], D)]
+
+
 def lstm_layer(xp: Any, w: Weights, layer: int, x: Array, state: list[Array]) -> tuple[Array, list]:
     """A layer of ``torch.nn.LSTM``."""
     h, c = state
-    gates = x @ w[f"rnn.weight_ih_l{layer}"].T + w[f"rnn.bias_ih_l{layer}"]
-    gates = gates + h @ w[f"rnn.weight_hh_l{layer}"].T + w[f"rnn.bias_hh_l{layer}"]
-    D = h.shape[1]
-    i, f, g, o = (gates[:, at * D : (at + 1) * D] for at in range(4))
+    given, mixed = (torch_gates(w, *of, h.shape[1]) for of in (("ih", layer, x), ("hh", layer, h)))
+    i, f, g, o = (a + b for a, b in zip(given, mixed, strict=True))
     c = sigmoid(xp, f) * c + sigmoid(xp, i) * xp.tanh(g)
     h = sigmoid(xp, o) * xp.tanh(c)
     return h, [h, c]
@@ -146,11 +150,9 @@ def lstm_layer(xp: Any, w: Weights, layer: int, x: Array, state: list[Array]) ->
 def gru_layer(xp: Any, w: Weights, layer: int, x: Array, state: list[Array]) -> tuple[Array, list]:
     """A layer of ``torch.nn.GRU``."""
     (h,) = state
-    given = x @ w[f"rnn.weight_ih_l{layer}"].T + w[f"rnn.bias_ih_l{layer}"]
-    mixed = h @ w[f"rnn.weight_hh_l{layer}"].T + w[f"rnn.bias_hh_l{layer}"]
-    D = h.shape[1]
-    r, z = (sigmoid(xp, given[:, at * D : (at + 1) * D] + mixed[:, at * D : (at + 1) * D]) for at in range(2))
-    h = (1 - z) * xp.tanh(given[:, 2 * D :] + r * mixed[:, 2 * D :]) + z * h
+    given, mixed = (torch_gates(w, *of, h.shape[1]) for of in (("ih", layer, x), ("hh", layer, h)))
+    r, z = (sigmoid(xp, given[gate] + mixed[gate]) for gate in range(2))
+    h = (1 - z) * xp.tanh(given[2] + r * mixed[2]) + z * h
     return h, [h]
 
 
@@ -215,15 +217,13 @@ class NumpyActor:
 
     def __init__(self, spec: dict[str, Any], weights: Weights) -> None:
         self.spec = spec
-        memory, outer = "memory.", {name: np.asarray(w) for name, w in weights.items()}
-        self._memory_weights = {n.removeprefix(memory): outer.pop(n) for n in list(outer) if n.startswith(memory)}
-        self._empty = outer.pop("state")
-        self._shift, self._scale = outer.get("shift"), outer.get("scale")
-        self._low, self._high = outer.get("low"), outer.get("high")
-        names = [name for name, _ in spec["layers"]]
+        memory = "memory."
+        self._memory_weights = {name.removeprefix(memory): w for name, w in weights.items() if name.startswith(memory)}
+        self._empty = weights["state"]
+        self._shift, self._scale, self._low, self._high = map(weights.get, ("shift", "scale", "low", "high"))
         self._layers = [
-            (np.ascontiguousarray(outer[f"{name}.weight"].T), outer[f"{name}.bias"], ACTIVATIONS.get(activation))
-            for name, (_, activation) in zip(names, spec["layers"], strict=True)
+            (np.ascontiguousarray(weights[f"{name}.weight"].T), weights[f"{name}.bias"], activation)
+            for name, activation in spec["layers"]
         ]
 
     @classmethod
@@ -256,23 +256,26 @@ class NumpyActor:
             The action, with a batch if the observation had one, and the state after it.
 
         Raises:
-            ValueError: the observation is of another shape, or the state is not (B, N).
+            ValueError: an observation, state, flags or masks of another shape.
         """
         x, batched = self._features(observation)
         if state is None:
             state = self.initial_state(len(x))
-        elif state.shape != (len(x), self._empty.shape[1]):
-            raise ValueError(f"state must be {(len(x), self._empty.shape[1])}, got {state.shape}")
+        elif np.shape(state) != (len(x), self._empty.shape[1]):
+            raise ValueError(f"state must be {(len(x), self._empty.shape[1])}, got {np.shape(state)}")
         elif episode_start is not None and self.spec["reset_on_done"]:
-            state = np.where(np.asarray(episode_start, dtype=bool).reshape(-1, 1), self._empty, state)
+            starts = np.asarray(episode_start, dtype=bool).reshape(-1, 1)
+            if len(starts) not in (1, len(x)):
+                raise ValueError(f"episode_start must have one flag for each of {len(x)} rows, got {len(starts)}")
+            state = np.where(starts, self._empty, state)
         latent, state = self._remember(x, state)
         y = np.concatenate([x, latent], axis=1) if self.spec["skip"] else latent
         for weight, bias, activation in self._layers:
             y = y @ weight + bias
             if activation is not None:
-                y = activation(np, y)
+                y = ACTIVATIONS[activation](np, y)
         if action_masks is not None:
-            y = self._mask(y, np.asarray(action_masks, dtype=bool).reshape(len(y), -1))
+            y = self._mask(y, np.asarray(action_masks, dtype=bool))
         action = choose(np, self.spec["action"], y, self._low, self._high)
         return action if batched else action[0], state
 
@@ -281,6 +284,8 @@ class NumpyActor:
 
     def _features(self, observation: Any) -> tuple[np.ndarray, bool]:
         """(B, F), and whether the observation had a batch."""
+        if isinstance(observation, tuple):
+            raise ValueError("observation is a tuple, as Gym's reset returns it; pass its first part")
         parts = self.spec["observation"]
         read = [_encode(part, observation if part["key"] is None else observation[part["key"]]) for part in parts]
         batched = read[0][1]
@@ -290,7 +295,12 @@ class NumpyActor:
         return x, batched
 
     def _mask(self, outputs: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        if self.spec["action"]["kind"] == "multibinary":
+        kind, (B, A) = self.spec["action"]["kind"], outputs.shape
+        size = 0 if kind in ("box", "squashed") else 2 * A if kind == "multibinary" else A
+        if allowed.size != B * size:
+            raise ValueError(f"action_masks must be {(B, size)} for {kind} actions, got shape {allowed.shape}")
+        allowed = allowed.reshape(B, size)
+        if kind == "multibinary":
             outputs = np.where(allowed[:, 1::2], outputs, FORBIDDEN)
             return np.where(allowed[:, ::2], outputs, -FORBIDDEN)
         return np.where(allowed, outputs, FORBIDDEN)

@@ -147,10 +147,9 @@ class xLSTMPPO(PPO):
             _init_setup_model=False,
         )
         self.batch_size = batch_size  # type: ignore[assignment]
-        if n_steps is None:
-            n_envs = 1 if self.env is None else self.env.num_envs  # loading sets the environment later, and n_steps
-            self.n_steps = STEPS * -(-ENVIRONMENTS // n_envs)
-            seq_len = seq_len or STEPS
+        self._chosen_steps = self.n_steps if n_steps is None else None
+        if n_steps is None and seq_len is None:
+            seq_len = STEPS
         self.seq_len, self.burn_in, self.state_refresh = seq_len, burn_in, state_refresh
         self.recompute_log_prob, self.use_masking = recompute_log_prob, use_masking
         self._last_state: th.Tensor | None = None
@@ -158,6 +157,8 @@ class xLSTMPPO(PPO):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if self.n_steps == self._chosen_steps:  # not the user's, nor right for the environments it is loaded for
+            self.n_steps = self._chosen_steps = STEPS * -(-ENVIRONMENTS // self.n_envs)
         buffer = settings.buffer_of(self)
         self.rollout_buffer_class, self.rollout_buffer_kwargs = buffer.kind, buffer.options
         super()._setup_model()

@@ -3,6 +3,7 @@
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from gymnasium import spaces
 
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
@@ -37,6 +38,8 @@ def buffer_of(model: "xLSTMPPO") -> BufferSettings:
     """
     if model.n_epochs < 1:
         raise ValueError(f"n_epochs must be >= 1, got {model.n_epochs}")
+    _check_space("observation", model.observation_space)
+    _check_space("action", model.action_space)
     plan = plan_sequences(model.n_steps, model.n_envs, seq_len=model.seq_len, batch_size=model.batch_size)
     _warn_of_short_sequences(model, plan)
     _check_policy(model)
@@ -52,6 +55,22 @@ def _check_policy(model: "xLSTMPPO") -> None:
             f"policy must have a memory, got {model.policy_class.__name__}; "
             f"use one of {sorted(model.policy_aliases)} or a subclass of xlstm_rl.MlpPolicy"
         )
+    takes_parts = issubclass(model.policy_class, model.policy_aliases["MultiInputPolicy"])
+    if takes_parts and not isinstance(model.observation_space, spaces.Dict):
+        raise ValueError(f"MultiInputPolicy needs a Dict of observations, got {model.observation_space}; use MlpPolicy")
+
+
+def _check_space(kind: str, space: spaces.Space) -> None:
+    """Raise ValueError for spaces that Gymnasium has and SB3 has not, where it would fail in the midst of training."""
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else (space,):
+        if np.any(getattr(part, "start", 0)):
+            raise ValueError(f"the {kind} space {part} must start at 0; wrap the environment to shift it")
+        if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim > 1:
+            raise ValueError(f"the {kind} space {part} must have one dimension; wrap the environment to flatten it")
+        if isinstance(part, spaces.Box) and not part.shape:
+            raise ValueError(
+                f"the {kind} space {part} must have a dimension; wrap the environment to give it shape (1,)"
+            )
 
 
 def _buffer_class(model: "xLSTMPPO") -> type[SequenceRolloutBuffer]:

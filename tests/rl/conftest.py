@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from xlstm_rl import xLSTMPPO
 
@@ -79,6 +80,8 @@ def tiny_model(drift_env: Callable[..., VecEnv]) -> Callable[..., xLSTMPPO]:
     def make(env: Any = None, policy: str = "MlpPolicy", **options: Any) -> xLSTMPPO:
         policy_kwargs = {"memory": TINY, "net_arch": [8], **options.pop("policy_kwargs", {})}
         settings: dict[str, Any] = {"n_steps": 16, "n_epochs": 2, "seed": 0, "device": "cpu", **options}
-        return xLSTMPPO(policy, env or drift_env(hazard=0.1), policy_kwargs=policy_kwargs, **settings)
+        model = xLSTMPPO(policy, env or drift_env(hazard=0.1), policy_kwargs=policy_kwargs, **settings)
+        nn.init.orthogonal_(model.policy.value_net.weight)  # it begins at zero, where all values would be alike
+        return model
 
     return make

@@ -1,5 +1,7 @@
 """Actors for deployment: compiled, NumPy alone, ONNX, a CUDA graph."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,7 @@ POLICIES = {
     "gru": {"memory": {"cell": "gru", "embedding_dim": 8, "num_blocks": 2}},
     "alone": {"memory": {**TINY, "skip": False, "critic": "separate"}, "activation_fn": nn.ReLU},
     "unscaled": {"normalize": False, "activation_fn": nn.GELU},
+    "over episodes": {"memory": {**TINY, "reset_on_done": False}},
 }
 
 
@@ -144,6 +147,17 @@ def test_an_actor_keeps_what_it_was_made_of(trained):
     np.testing.assert_array_equal(actor(observation)[1], before)
 
 
+@pytest.mark.parametrize("kind", [CompiledActor, lambda policy: TorchActor(policy, 1)], ids=["NumPy", "torch"])
+@pytest.mark.parametrize(
+    "carry", [copy.deepcopy, lambda actor: pickle.loads(pickle.dumps(actor))], ids=["copy", "pickle"]
+)
+def test_an_actor_can_be_sent_to_another_process(trained, kind, carry):
+    actor, observation = kind(trained(policy_kwargs=POLICIES["wide xlstm"]).policy), np.ones(2, np.float32)
+    twin = carry(actor)
+    for _ in range(2):
+        np.testing.assert_array_equal(twin(observation)[1], actor(observation)[1])
+
+
 def test_an_export_that_acts_otherwise_is_refused(trained):
     model = trained()
     actor = CompiledActor(model.policy)
@@ -157,11 +171,25 @@ def test_an_export_that_acts_otherwise_is_refused(trained):
         (lambda model: model.actor(n_envs=0), "n_envs must be >= 1, got 0"),
         (lambda model: model.actor()(np.ones(5)), r"the observation must be \(2,\), or a batch of these, got .*\(5,\)"),
         (lambda model: model.actor()(np.ones(2), np.zeros((1, 3))), r"state must be \(1, \d+\), got \(1, 3\)"),
+        (lambda model: model.actor()(np.ones(2), model.predict(np.ones(2))[1]), r"state must be .*, got \(1, 1, \d+\)"),
+        (lambda model: model.actor()((np.ones(2), {})), "observation is a tuple, as Gym's reset returns it"),
+        (lambda model: flagged(model.actor(), np.zeros(3)), "one flag for each of 2 rows, got 3"),
+        (lambda model: model.actor()(np.ones((2, 2)), action_masks=np.ones((2, 1))), r"\(2, 2\) .*got shape \(2, 1\)"),
     ],
 )
 def test_wrong_arguments_are_named(trained, call, message):
     with pytest.raises(ValueError, match=message):
         call(trained())
+
+
+def flagged(actor, flags):
+    return actor(np.ones((2, 2)), actor.initial_state(2), episode_start=flags)
+
+
+def test_continuous_actions_have_no_masks(trained):
+    actor = trained(None, spaces.Box(-1, 1, (2,), np.float32)).actor()
+    with pytest.raises(ValueError, match=r"action_masks must be \(1, 0\) for box actions, got shape \(2,\)"):
+        actor(np.ones(2), action_masks=np.ones(2))
 
 
 @pytest.mark.parametrize(
@@ -176,10 +204,10 @@ def test_what_numpy_has_no_form_for_is_named(trained, options, message, tmp_path
         export_numpy(trained(policy_kwargs=options).policy, tmp_path / "actor.npz")
 
 
-@pytest.mark.parametrize("options", [{}, POLICIES["lstm"]], ids=["xlstm", "lstm"])
-def test_an_onnx_graph_acts_for_any_batch(trained, options, tmp_path):
+@pytest.mark.parametrize("name", ["xlstm", "lstm", "over episodes"])
+def test_an_onnx_graph_acts_for_any_batch(trained, name, tmp_path):
     session_of = pytest.importorskip("onnxruntime").InferenceSession
-    model = trained(policy_kwargs=options)
+    model = trained(policy_kwargs=POLICIES[name])
     export_onnx(model.policy, tmp_path / "actor.onnx")  # checks itself
     session, observations = session_of(str(tmp_path / "actor.onnx")), np.ones((5, 2), np.float32)
     expected, (state,) = model.predict(observations, deterministic=True)

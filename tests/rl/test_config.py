@@ -2,7 +2,7 @@
 
 import pytest
 
-from xlstm_rl.config import MemoryConfig
+from xlstm_rl.config import MemoryConfig, check_contrib_options
 
 
 def test_options_reach_the_stack():
@@ -39,6 +39,8 @@ def test_torchs_cells_take_the_same_words_for_their_sizes(cell):
         ({"cell": "gru", "embedding_dim": 0}, "embedding_dim must be an integer >= 1, got 0"),
         ({"embedding_dim": "64"}, "embedding_dim must be an integer >= 1, got '64'"),
         ({"scale": "small"}, "memory scale must be a number > 0 and finite, got 'small'"),
+        ({"skip": "no"}, "memory skip must be True or False, got 'no'"),
+        ({"reset_on_done": 0}, "memory reset_on_done must be True or False, got 0"),
         ({"slstm_at": (5,)}, r"slstm_at names blocks \[5\]"),
     ],
 )
@@ -50,3 +52,9 @@ def test_a_wrong_option_is_named(options, message):
 def test_options_that_are_no_dictionary_are_refused():
     with pytest.raises(TypeError, match=r"memory must be a dictionary of options, got 64; use memory=dict\("):
         MemoryConfig.from_options(64)
+
+
+def test_options_of_sb3_contribs_policies_are_translated():
+    with pytest.raises(TypeError, match=r"lstm_hidden_size is RecurrentPPO's; use memory=dict\(.*embedding_dim=64"):
+        check_contrib_options({"lstm_hidden_size": 32})
+    check_contrib_options({"net_arch": [8]})

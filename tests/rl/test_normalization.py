@@ -35,6 +35,13 @@ def test_a_feature_that_never_moved_is_centred_and_outliers_are_clipped():
     assert norm(torch.tensor([[4.0, 1e9]])).tolist() == [[0.0, CLIP]]
 
 
+@pytest.mark.parametrize(("mean", "deviation", "standard"), [(0.0, 1e-9, 1.0), (1e3, 1e-4, 1e-4), (1e-4, 1e-8, 1.0)])
+def test_a_feature_of_any_size_counts_as_moving_above_its_rounding(mean, deviation, standard):
+    norm, features = FeatureNorm(1), torch.tensor([[mean - deviation], [mean + deviation]], dtype=torch.float64)
+    norm.observe(features)
+    assert norm(features).abs().max().item() == pytest.approx(standard, rel=1e-3)
+
+
 def test_following_the_returns_changes_no_predicted_value():
     layer, scale, latents = nn.Linear(4, 1), ReturnScale(), torch.randn(6, 4)
     for size in (1.0, 300.0, 20.0):
@@ -75,21 +82,26 @@ def test_normalize_false_leaves_observations_and_returns_as_they_are(tiny_model)
     assert not xLSTMPPO.policy_aliases["MlpPolicy"](**model.policy._get_constructor_parameters()).normalize
 
 
-class OtherUnits(gym.Wrapper):
-    """The same world with rewards in thousands and observations in hundredths."""
+class Units(gym.Wrapper):
+    """The same world with observations and rewards in other units."""
+
+    def __init__(self, env, observation, reward):
+        super().__init__(env)
+        self.units = observation, reward
 
     def reset(self, **kwargs):
         observation, info = self.env.reset(**kwargs)
-        return observation / 100, info
+        return observation * np.float32(self.units[0]), info
 
     def step(self, action):
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation / 100, 1000 * reward, terminated, truncated, info
+        return observation * np.float32(self.units[0]), self.units[1] * reward, terminated, truncated, info
 
 
-@pytest.mark.parametrize("wrapper", [None, OtherUnits], ids=["plain units", "other units"])
-def test_the_cue_is_learned_in_any_units(wrapper):
-    env = make_vec_env(RecallCue, 8, seed=0, wrapper_class=wrapper)
+@pytest.mark.parametrize(("observation", "reward"), [(1, 1), (1e-2, 1e3), (1e-7, 1e-6)])
+def test_the_cue_is_learned_in_any_units(observation, reward):
+    units = {"observation": observation, "reward": reward}
+    env = make_vec_env(RecallCue, 8, seed=0, wrapper_class=Units, wrapper_kwargs=units)
     model = xLSTMPPO(
         "MlpPolicy",
         env,

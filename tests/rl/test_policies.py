@@ -141,6 +141,7 @@ def test_predict_leaves_the_state_it_was_given_alone(policy, episodes):
         ),
         ({"episode_start": np.zeros(2, bool)}, r"one flag for each of the 3 observations, got shape \(2,\)"),
         ({"state": (np.zeros((2, 7), np.float32),)}, r"state has shape \(2, 7\) but there are 3 observations"),
+        ({"state": (np.zeros((3, 7), np.float32),) * 2}, "tuple of one array that predict returned, got 2"),
     ],
 )
 def test_predict_names_what_is_wrong_with_its_input(policy, arguments, message):

@@ -1,4 +1,4 @@
-"""The algorithm: rollouts that carry the memory, the replay, truncation, SB3's helpers, saving, bad settings."""
+"""The algorithm: rollouts that carry the memory, the replay, truncation, SB3's helpers."""
 
 import gymnasium as gym
 import numpy as np
@@ -6,11 +6,9 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from xlstm_rl import xLSTMPPO
@@ -228,34 +226,6 @@ def test_normalised_environments_train(tiny_model, drift_env):
     assert model.logger.name_to_value["train/replay_gap"] < 1e-5
 
 
-def test_a_policy_without_memory_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="policy must have a memory, got ActorCriticPolicy; use one of"):
-        tiny_model(policy=ActorCriticPolicy)
-
-
-def test_a_buffer_without_sequences_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="rollout_buffer_class must hold sequences, got RolloutBuffer"):
-        tiny_model(rollout_buffer_class=RolloutBuffer)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 24, "seq_len": 16}, r"batch_size .* got 24; use one of \[16, 32\]"),
-        ({"seq_len": 8, "burn_in": 9}, "burn_in must be between 0 and seq_len=8, got 9"),
-        ({"use_masking": True}, r"use_masking=True needs environments with a method action_masks\(\)"),
-        ({"seq_len": 5}, r"seq_len must divide n_steps=16, got 5"),
-        ({"n_epochs": 0}, "n_epochs must be >= 1, got 0"),
-        ({"n_steps": 0}, r"n_steps must be >= 1, got 0"),
-        ({"policy_kwargs": {"memory": {"layers": 2}}}, "unknown memory option 'layers'"),
-        ({"policy_kwargs": {"memory": {"embedding_dim": 10, "num_heads": 3}}}, "num_heads must divide"),
-    ],
-)
-def test_settings_that_do_not_fit_raise_when_the_model_is_made(tiny_model, options, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_model(**options)
-
-
 def test_it_is_a_ppo(tiny_model):
     assert isinstance(tiny_model(), PPO)
 
@@ -264,12 +234,6 @@ def test_it_is_a_ppo(tiny_model):
 def test_a_rollout_holds_a_thousand_steps_unless_told_otherwise(drift_env, n_envs, n_steps):
     model = xLSTMPPO("MlpPolicy", drift_env(n_envs), device="cpu")
     assert (model.n_steps, model.rollout_buffer.seq_len) == (n_steps, 128)
-
-
-def test_a_batch_size_that_cuts_rows_to_pieces_warns(tiny_model):
-    with pytest.warns(UserWarning, match="leave sequences of 1 steps only, and gradients flow back no further"):
-        model = tiny_model(batch_size=15)
-    assert model.rollout_buffer.seq_len == 1
 
 
 def test_sb3s_truncated_minibatch_trains(tiny_model, drift_env):

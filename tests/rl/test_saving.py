@@ -40,6 +40,20 @@ def test_a_model_loads_for_another_number_of_environments(tiny_model, drift_env,
     assert loaded.learn(48).num_timesteps == 48
 
 
+def test_a_rollout_that_nobody_sized_fits_the_environments_that_a_model_is_loaded_for(drift_env, tmp_path):
+    xLSTMPPO("MlpPolicy", drift_env(n_envs=8), device="cpu").save(tmp_path / "model.zip")
+    loaded, told = (
+        xLSTMPPO.load(tmp_path / "model.zip", env=drift_env(n_envs=2), device="cpu", **options)
+        for options in ({}, {"n_steps": 256})
+    )
+    assert (loaded.n_steps, told.n_steps) == (512, 256)
+
+
+def test_a_rollout_that_somebody_sized_stays_as_it_is(tiny_model, drift_env, tmp_path):
+    tiny_model(drift_env(n_envs=4), n_steps=128).save(tmp_path / "model.zip")
+    assert xLSTMPPO.load(tmp_path / "model.zip", env=drift_env(n_envs=2), device="cpu").n_steps == 128
+
+
 def test_the_carried_memory_is_saved_when_asked(tiny_model, tmp_path):
     model = tiny_model().learn(32)
     model.save(tmp_path / "plain.zip")
