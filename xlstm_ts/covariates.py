@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from xlstm_ts.embeddings import CovariateSizes
-from xlstm_ts.frames import Columns, shown
+from xlstm_ts.frames import Columns
+from xlstm_ts.labels import shown
 
 UNKNOWN = 0  # the code of categories that were not seen in fit
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from xlstm_ts.backtesting import backtest_quantiles
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.frames import Panel, read_panel
-from xlstm_ts.frequency import Frequency, future_axis
+from xlstm_ts.frequency import Frequency, next_times
 from xlstm_ts.inputs import to_long
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.outputs import forecast_columns, normal_score
@@ -152,7 +152,7 @@ class FittedForecaster(ForecasterParameters):
             ids, last = self.memory_.ids, self.memory_.last_ds
         else:
             ids, last = self.panel_.ids, self.panel_.last_ds
-        expected = {name: future_axis(time, 1, panel.frequency)[0] for name, time in zip(ids, last, strict=True)}
+        expected = dict(zip(ids, next_times(last, panel.frequency), strict=True))
         firsts = zip(panel.ids, panel.times[panel.stops - panel.lengths], strict=True)
         return all(name in expected and first == expected[name] for name, first in firsts)
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xlstm_ts.frames import Columns, shown
+from xlstm_ts.frames import Columns
+from xlstm_ts.labels import shown
 
 
 def to_long(data: Any, columns: Columns) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from xlstm_ts.embeddings import CovariateEmbedding, CovariateSizes
 from xlstm_ts.heads import make_head
 from xlstm_ts.rows import Rows
 from xlstm_ts.scaling import Prior, Scale
+from xlstm_ts.stepping import SteppingStack
 from xlstm_ts.tokens import Tokens, feature_count, patch_features, starts_afresh, tokenise
 
 NO_COVARIATES = CovariateSizes()
@@ -129,6 +130,7 @@ class ForecastNetwork(nn.Module):
                 dropout=config.dropout,
             )
         )
+        self.stepping = SteppingStack(self.stack)
         self.candidates = Candidates(
             config.horizon,
             seasonal_lags=config.seasonal_lags,
