@@ -17,7 +17,7 @@ from xlstm_ts.fitting import FittedForecaster
 from xlstm_ts.forecasting import forecast_quantiles, sample_paths
 from xlstm_ts.inputs import to_long
 from xlstm_ts.insight import attribution, half_lives
-from xlstm_ts.outputs import MODEL, forecast_columns
+from xlstm_ts.outputs import MODEL, forecast_frame
 from xlstm_ts.panel_memory import PanelMemory, bridge_gaps, go_on, to_pool
 from xlstm_ts.parameters import check_count
 from xlstm_ts.saving import load_forecaster, save_forecaster
@@ -113,7 +113,7 @@ class xLSTMForecaster(FittedForecaster):
         """
         frame, remembered, ahead = self._continue(df, horizon, future)
         quantiles = forecast_quantiles(self.network_, remembered.memory, ahead).cpu().numpy()
-        return frame.assign(**forecast_columns(quantiles, level))
+        return forecast_frame(frame, quantiles, level)
 
     def sample(
         self,

@@ -128,7 +128,8 @@ def read_panel(
     _check_static(frame, lengths, columns)
     values = frame[columns.y].to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     values[inserted] = np.nan
-    covariates = frame[list(columns.covariates)].reset_index(drop=True)
+    rows = pd.RangeIndex(len(frame))
+    covariates = pd.DataFrame({name: frame[name].array for name in columns.covariates}, index=rows)
     return Panel(ids, times, values, covariates, lengths, times[np.cumsum(lengths) - 1].tolist(), frequency)
 
 

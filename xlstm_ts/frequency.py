@@ -65,7 +65,7 @@ def deviations(times: pd.Index, lengths: np.ndarray, frequency: Frequency) -> np
     """
     if isinstance(frequency, int) != pd.api.types.is_integer_dtype(times):
         return np.ones(len(times), dtype=bool)
-    if isinstance(times, pd.PeriodIndex) and times.freq.freqstr != frequency:
+    if isinstance(times, pd.PeriodIndex) and infer_frequency(times[:1].to_series()) != frequency:
         return np.ones(len(times), dtype=bool)
     starts = np.cumsum(lengths) - lengths
     within = np.arange(len(times)) - np.repeat(starts, lengths)
@@ -81,7 +81,7 @@ def deviations(times: pd.Index, lengths: np.ndarray, frequency: Frequency) -> np
 def ordinals(axis: pd.Index, *, like: pd.Index | None = None) -> np.ndarray:
     """The points of a time axis as integers that compare fast, timestamps in the unit of ``like``."""
     if isinstance(axis, pd.DatetimeIndex):
-        return (axis if like is None else axis.as_unit(like.unit)).asi8
+        return (axis.as_unit(like.unit) if isinstance(like, pd.DatetimeIndex) else axis).asi8
     return axis.asi8 if isinstance(axis, pd.PeriodIndex) else axis.to_numpy(dtype=np.int64)
 
 

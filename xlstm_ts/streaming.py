@@ -16,7 +16,7 @@ from xlstm_ts.forecasting import forecast_quantiles
 from xlstm_ts.frequency import next_time
 from xlstm_ts.memory import advance, newest
 from xlstm_ts.network import ForecastNetwork
-from xlstm_ts.outputs import forecast_columns
+from xlstm_ts.outputs import forecast_frame
 from xlstm_ts.panel_memory import PanelMemory, rows_ahead
 from xlstm_ts.rows import Rows, to_rows
 
@@ -89,7 +89,7 @@ class Stream:
             unit = float(newest(self._network, self._remembered.memory).tokens.scale.scale)
             quantiles = widen(self._adaptation, quantiles, unit)
             self._adaptation = issue(self._adaptation, quantiles, unit)
-        return frame.assign(**forecast_columns(quantiles, level))
+        return forecast_frame(frame, quantiles, level)
 
     def snapshot(self) -> Snapshot:
         """All that the stream remembers, as a value."""
