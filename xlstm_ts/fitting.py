@@ -50,6 +50,8 @@ class FittedForecaster(ForecasterParameters):
         """
         self._check_parameters()
         panel = self._read(df, frequency=self.freq)
+        if np.isnan(panel.values).all():
+            raise ValueError(f"column {self.y_col!r} holds no value, only missing ones: there is nothing to learn from")
         encoder = CovariateEncoder.fit(panel.covariates, self._columns())
         season_lengths = self._season_lengths(panel)
         if self.head == "negative_binomial" and (panel.values < 0).any():

@@ -12,6 +12,9 @@ from xlstm_ts.frequency import Frequency, deviations, future_axis, is_time, ordi
 from xlstm_ts.labels import shown
 
 
+LARGEST = 1e100  # squares of deviations must stay finite
+
+
 @dataclass(frozen=True)
 class Columns:
     """Names of a long frame's columns: which series, when, how much, and covariates.
@@ -67,7 +70,7 @@ class Panel:
         """Where a series stands, the first one's place for None; raises ValueError for one that is not there."""
         found = np.flatnonzero(self.ids == name)
         if name is not None and not len(found):
-            raise ValueError(f"no series {shown(name)}: there are {[*map(shown, self.ids[:5])]}, ...")
+            raise ValueError(f"no series {shown(name)}: there are {', '.join(map(shown, self.ids[:5]))}, ...")
         return 0 if name is None else int(found[0])
 
     def require_length(self, least: int, purpose: str) -> None:
@@ -140,16 +143,22 @@ def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
     present = frame.columns.tolist()
     for name in (columns.id, columns.ds, columns.y, *columns.covariates):
         if name not in present:
-            raise ValueError(
-                f"the frame has no column {name!r}, only {present}: "
-                "rename it, or name yours with id_col, ds_col and y_col"
-            )
+            raise ValueError(f"the frame has no column {name!r}, only {present}: {_cure(name, frame, columns)}")
         if present.count(name) > 1:
             raise ValueError(f"the frame has more than one column {name!r}: drop or rename the others")
     if frame.empty:
         raise ValueError("the frame is empty: pass at least one series")
     check_ids_and_times(frame, columns)
     _check_target(frame, columns)
+
+
+def _cure(name: str, frame: pd.DataFrame, columns: Columns) -> str:
+    """What helps a frame that lacks the column ``name``."""
+    if name in frame.index.names:
+        return "it is in the index, call reset_index()"
+    if name == columns.id and columns.ds in frame.columns:
+        return f"rename it, name yours with id_col, or a single series with frame.assign({name}='...')"
+    return "rename it, or name yours with id_col, ds_col and y_col"
 
 
 def _sorted(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -185,13 +194,14 @@ def _check_target(frame: pd.DataFrame, columns: Columns) -> None:
             f"column {columns.y!r} must be numeric, got dtype {target.dtype} with {target.iloc[position]!r} in row "
             f"{shown(frame.index[position])}: convert it with pd.to_numeric"
         )
-    bad = np.isinf(target.to_numpy(dtype=np.float64, na_value=np.nan))
+    bad = np.abs(target.to_numpy(dtype=np.float64, na_value=np.nan)) > LARGEST
     if bad.any():
         position = int(bad.argmax())
         row = frame.iloc[position]
         raise ValueError(
             f"column {columns.y!r} of series {shown(row[columns.id])} is {row[columns.y]} at {columns.ds} = "
-            f"{row[columns.ds]} (row {shown(frame.index[position])}): make it NaN if it is missing"
+            f"{row[columns.ds]} (row {shown(frame.index[position])}): make it NaN if it is missing, "
+            f"and values less than {LARGEST:g}"
         )
 
 

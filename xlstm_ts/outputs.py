@@ -1,6 +1,6 @@
 """Quantiles as the columns of a forecast frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -24,6 +24,8 @@ def forecast_columns(trained: np.ndarray, level: Sequence[float]) -> dict[str, n
     >>> list(forecast_columns(np.zeros((2, 13)), [80]))
     ['xLSTM', 'xLSTM-lo-80', 'xLSTM-hi-80']
     """
+    if not isinstance(level, Iterable) or isinstance(level, str):
+        raise ValueError(f"level must be a list of percentages, such as [80], got {level!r}")
     columns = {MODEL: trained[..., len(TRAINED_QUANTILES) // 2].ravel()}
     for value in sorted(set(level)):
         low, high = np.moveaxis(interpolate_quantiles(trained, level_to_quantiles(value)), -1, 0)

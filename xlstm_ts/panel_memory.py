@@ -44,7 +44,7 @@ class PanelMemory:
         """Where a series stands; raises ValueError for one that is not remembered."""
         found = np.flatnonzero(self.ids == name)
         if not len(found):
-            raise ValueError(f"no series {shown(name)}: known are {[*map(shown, self.ids[:5])]}, ...")
+            raise ValueError(f"no series {shown(name)}: known are {', '.join(map(shown, self.ids[:5]))}, ...")
         return int(found[0])
 
 
@@ -203,8 +203,21 @@ def _join_future(frame: pd.DataFrame, future: Any, encoder: CovariateEncoder) ->
     missing = [name for name in names if name not in future.columns]
     if missing:
         raise ValueError(f"future has no column {missing[0]!r}, only {list(future.columns)}")
-    once = future[names].drop_duplicates([columns.id, columns.ds])
-    joined = frame.merge(once, on=[columns.id, columns.ds], how="left", indicator=True)
+    keys = [columns.id, columns.ds]
+    twice = future.duplicated(keys).to_numpy()
+    if twice.any():
+        row = future.iloc[int(twice.argmax())]
+        raise ValueError(
+            f"future has more than one row for series {shown(row[columns.id])} at {columns.ds} = {row[columns.ds]}: "
+            "drop the others"
+        )
+    try:
+        joined = frame.merge(future[names], on=keys, how="left", indicator=True)
+    except ValueError as error:
+        wanted, got = ([str(each[key].dtype) for key in keys] for each in (frame, future))
+        raise ValueError(
+            f"the columns {keys} of future must be {wanted}, like those of the series, got {got}"
+        ) from error
     absent = (joined["_merge"] != "both").to_numpy()
     if absent.any():
         row = joined.iloc[int(absent.argmax())]

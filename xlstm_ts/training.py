@@ -143,6 +143,8 @@ def train(
     )
     hold_out = partial(validation_tails, pool.lengths, horizon=sizes.horizon, season_length=sizes.season_lengths[0])
     tails = hold_out(config.val_size)
+    if config.val_size and not tails.any():
+        raise ValueError(f"val_size={config.val_size} leaves no series more than two seasons to train on: choose less")
     if tails.any():
         step = validation_step(tails, sizes.horizon)
         held_out = tail_loader(pool, tails, sizes, config, step=step)

@@ -252,3 +252,18 @@ def test_every_head_forecasts_levels(name: str) -> None:
 def test_counts_must_not_be_negative() -> None:
     with pytest.raises(ValueError, match="needs counts, got the value -3"):
         xLSTMForecaster(**TINY, head="negative_binomial").fit(WHOLE.assign(y=-3.0))
+
+
+def test_a_backtest_of_series_that_are_too_short_is_refused(trained: xLSTMForecaster) -> None:
+    with pytest.raises(ValueError, match=f"no series has a row before the {HORIZON} steps .* the longest has 5 rows"):
+        trained.backtest(make_panel({"a": 5}))
+
+
+def test_levels_must_be_a_list(trained: xLSTMForecaster) -> None:
+    with pytest.raises(ValueError, match=r"level must be a list of percentages, such as \[80\], got 90"):
+        trained.predict(level=90)
+
+
+def test_a_held_out_tail_that_no_series_can_spare_is_refused() -> None:
+    with pytest.raises(ValueError, match="val_size=60 leaves no series more than two seasons"):
+        xLSTMForecaster(**TINY, val_size=60).fit(make_panel({"a": 60}))

@@ -44,7 +44,7 @@ def test_a_step_follows_weights_that_change_in_place() -> None:
     stepping, inputs, afresh = SteppingStack(stack), torch.randn(2, 1, 32), torch.zeros(2, 1, dtype=torch.bool)
     before, _ = step_by_step(stepping, inputs, afresh)
 
-    stack.blocks[0].ffn.down.weight.data.add_(0.5)
+    stack.blocks[0].ffn.down.weight.data.neg_()
 
     after, _ = step_by_step(stepping, inputs, afresh)
     expected, _ = stack(inputs)
