@@ -54,8 +54,10 @@ class FittedForecaster(ForecasterParameters):
             raise ValueError(f"column {self.y_col!r} holds no value, only missing ones: there is nothing to learn from")
         encoder = CovariateEncoder.fit(panel.covariates, self._columns())
         season_lengths = self._season_lengths(panel)
-        if self.head == "negative_binomial" and (panel.values < 0).any():
-            raise ValueError(f"head='negative_binomial' needs counts, got the value {np.nanmin(panel.values)}")
+        if self.head == "negative_binomial":
+            others = panel.values[(panel.values < 0) | (panel.values % 1 > 0)]
+            if len(others):
+                raise ValueError(f"head='negative_binomial' needs counts, got the value {others[0]}")
         seed = int(check_random_state(self.random_state).randint(2**31))
         # Global random states are the caller's: torch's is put back, NumPy's is never touched.
         with torch.random.fork_rng():
@@ -118,8 +120,13 @@ class FittedForecaster(ForecasterParameters):
         if df is not None:
             return self._read(df, frequency=self._frequency())
         if not hasattr(self, "panel_"):
-            raise ValueError("a loaded forecaster holds no rows, only what it remembers of them: pass df")
+            raise ValueError("a loaded forecaster holds no rows, only what it remembers of them: pass whole series")
         return self.panel_
+
+    def _check_trained(self, name: str, steps: int) -> None:
+        """Raise ValueError for more steps ahead than were trained."""
+        if steps > self.network_.config.horizon:
+            raise ValueError(f"{name} must be at most the horizon {self.network_.config.horizon}, got {steps}")
 
     def _frequency(self) -> Frequency:
         """The frequency of the series that were fitted."""

@@ -192,8 +192,7 @@ class xLSTMForecaster(FittedForecaster):
         """What was forecast for every row of a series ``lead`` steps before it: as from ``backtest``."""
         check_count("lead", lead, least=1)
         panel = self._panel(df)
-        if lead > self.network_.config.horizon:
-            raise ValueError(f"lead must be at most the horizon {self.network_.config.horizon}, got {lead}")
+        self._check_trained("lead", lead)
         origins = tail_window_origins(to_pool(panel, self.encoder_), n_windows=None, step=1, horizon=lead)
         return self._forecasts_at(panel, *origins, steps=slice(lead - 1, lead), level=level)
 
@@ -236,7 +235,7 @@ class xLSTMForecaster(FittedForecaster):
         if self._follows(panel):
             future = actual.join(panel.covariates) if columns.known else None
             forecast = self.predict(horizon=int(panel.lengths.max()), future=future)
-            history = self.panel_
+            history = self._panel(None)
         else:
             forecast, history = self.backtest(df), panel
         rows = np.split(history.values, history.stops[:-1])
@@ -252,6 +251,7 @@ class xLSTMForecaster(FittedForecaster):
         """By how much the forecast ``step`` steps ahead moves when a past value moves by one, by its time."""
         check_count("step", step, least=1)
         panel = self._panel(df)
+        self._check_trained("step", step)
         at = panel.position(series)
         moved = attribution(self.network_, to_pool(panel, self.encoder_), at, step=step).numpy()
         name = f"{panel.ids[at]}, {step} steps ahead"

@@ -11,7 +11,6 @@ from xlstm_ts.axes import Axes
 from xlstm_ts.frequency import Frequency, deviations, future_axis, is_time, ordinals
 from xlstm_ts.labels import shown
 
-
 LARGEST = 1e100  # squares of deviations must stay finite
 
 

@@ -138,7 +138,10 @@ def test_static_and_past_covariates_keep_their_last_value_ahead(fitted: xLSTMFor
         (future_of(panel_of()).drop(columns="price"), "future has no column 'price'"),
         (future_of(panel_of()).iloc[:-1], "future has no row for series 'b' at ds = 79"),
         (pd.concat([future_of(panel_of())] * 2), "future has more than one row for series 'a' at ds = 74"),
-        (future_of(panel_of()).assign(ds="x"), r"\['unique_id', 'ds'\] of future must be .* like those of the series"),
+        (
+            future_of(panel_of()).astype({"ds": str}),
+            r"\['unique_id', 'ds'\] of future must be .* like those of the series",
+        ),
         (future_of(panel_of()).assign(price=np.inf), "covariate 'price' is infinite in row 0"),
     ],
 )

@@ -188,5 +188,5 @@ def test_a_point_between_those_of_the_frequency_is_no_gap() -> None:
     frame = make_panel({"a": 6}, "2020-01-01", "h")
     frame.loc[4, "ds"] += pd.Timedelta(minutes=20)
 
-    with pytest.raises(ValueError, match="series 'a' .*expected 2020-01-01 04:00:00 .*got 2020-01-01 04:20:00"):
+    with pytest.raises(ValueError, match=r"series 'a' .*expected 2020-01-01 04:00:00 .*got 2020-01-01 04:20:00"):
         read_panel(frame, COLUMNS, frequency="h", fill_gaps=True)

@@ -249,9 +249,19 @@ def test_every_head_forecasts_levels(name: str) -> None:
     assert (forecast["xLSTM-lo-50"] <= forecast["xLSTM-hi-50"]).all()
 
 
-def test_counts_must_not_be_negative() -> None:
-    with pytest.raises(ValueError, match="needs counts, got the value -3"):
-        xLSTMForecaster(**TINY, head="negative_binomial").fit(WHOLE.assign(y=-3.0))
+@pytest.mark.parametrize("value", [-3.0, 2.5])
+def test_counts_must_be_counts(value: float) -> None:
+    with pytest.raises(ValueError, match=f"needs counts, got the value {value}"):
+        xLSTMForecaster(**TINY, head="negative_binomial").fit(WHOLE.assign(y=value))
+
+
+def test_a_loaded_forecaster_scores_series_with_their_history(trained: xLSTMForecaster, tmp_path) -> None:
+    trained.save(tmp_path)
+    loaded = xLSTMForecaster.load(tmp_path)
+
+    with pytest.raises(ValueError, match="a loaded forecaster holds no rows.*pass whole series"):
+        loaded.score(WHOLE.groupby("unique_id").tail(HORIZON))
+    assert loaded.score(WHOLE) == pytest.approx(trained.score(WHOLE))
 
 
 def test_a_backtest_of_series_that_are_too_short_is_refused(trained: xLSTMForecaster) -> None:
