@@ -46,18 +46,19 @@ def _check_labels(data: pd.DataFrame | pd.Series) -> None:
 
 
 def _melt(wide: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    parts = []
-    for name, values in wide.items():
-        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+    for name, dtype in zip(wide.columns, wide.dtypes, strict=True):
+        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype):
             raise ValueError(
-                f"column {shown(name)} of a wide frame must be numeric, got dtype {values.dtype}: convert it, "
+                f"column {shown(name)} of a wide frame must be numeric, got dtype {dtype}: convert it, "
                 f"or pass a long frame with the columns {columns.id!r}, {columns.ds!r} and {columns.y!r}"
             )
-        if values.isna().all():
-            raise ValueError(f"column {shown(name)} of a wide frame holds no value: drop it")
-        values = values.iloc[int(values.notna().to_numpy().argmax()) :]
-        parts.append(pd.DataFrame({columns.id: name, columns.ds: values.index, columns.y: values.to_numpy()}))
-    return pd.concat(parts, ignore_index=True)
+    values = wide.to_numpy(dtype=np.float64, na_value=np.nan).T  # (N, T)
+    begun = np.logical_or.accumulate(~np.isnan(values), axis=1)
+    empty = ~begun.any(1)
+    if empty.any():
+        raise ValueError(f"column {shown(wide.columns[empty.argmax()])} of a wide frame holds no value: drop it")
+    series, steps = begun.nonzero()
+    return pd.DataFrame({columns.id: wide.columns[series], columns.ds: wide.index[steps], columns.y: values[begun]})
 
 
 def _from_arrays(data: Any, columns: Columns) -> pd.DataFrame:

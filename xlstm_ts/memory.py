@@ -40,6 +40,15 @@ class Memory(NamedTuple):
         phases = (state[index] for state in self.phases)
         return Memory(self.buffer.series(index), self.hidden[index], tuple(phases))
 
+    def replaced(self, index: Tensor, other: "Memory") -> "Memory":
+        """A memory that is ``other`` of the given series."""
+
+        def mixed(mine: Tensor, others: Tensor) -> Tensor:
+            return mine.index_copy(0, index, others)
+
+        buffer = Rows(*map(mixed, self.buffer, other.buffer))
+        return Memory(buffer, mixed(self.hidden, other.hidden), tuple(map(mixed, self.phases, other.phases)))
+
 
 def empty_memory(network: ForecastNetwork, batch_size: int) -> Memory:
     """The memory before any row."""

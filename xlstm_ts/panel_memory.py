@@ -16,7 +16,7 @@ from torch import Tensor
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.forecasting import SERIES_AT_ONCE
 from xlstm_ts.frames import Columns, Panel, future_frame
-from xlstm_ts.frequency import Frequency, next_time, next_times
+from xlstm_ts.frequency import Frequency, next_times
 from xlstm_ts.labels import shown
 from xlstm_ts.memory import Memory, advance, read_series, read_to_forecast
 from xlstm_ts.network import ForecastNetwork
@@ -105,15 +105,13 @@ def go_on(network: ForecastNetwork, before: PanelMemory, panel: Panel, encoder: 
 
 def bridge_gaps(before: PanelMemory, rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     """Rows of which each known series begins right after its last one: where it does not, with a missing value."""
-    bridges = []
-    for name, own in rows.groupby(columns.id, sort=False):
-        found = np.flatnonzero(before.ids == name)
-        if len(found):
-            expected = next_time(before.last_ds[found[0]], before.frequency)
-            if own[columns.ds].min() > expected:
-                first = own.sort_values(columns.ds).head(1)
-                bridges.append(first.assign(**{columns.ds: expected, columns.y: np.nan}))
-    return pd.concat([*bridges, rows], ignore_index=True)
+    first = rows.sort_values(columns.ds, kind="stable").drop_duplicates(columns.id)
+    at = pd.Index(before.ids).get_indexer(first[columns.id])
+    first, at = first[at >= 0], at[at >= 0]
+    expected = next_times([before.last_ds[position] for position in at], before.frequency)
+    late = np.array([due < time for due, time in zip(expected, first[columns.ds], strict=True)], dtype=bool)
+    due = pd.Series(expected, dtype=rows[columns.ds].dtype).to_numpy()[late]
+    return pd.concat([first[late].assign(**{columns.ds: due, columns.y: np.nan}), rows], ignore_index=True)
 
 
 def _check_follow(before: PanelMemory, panel: Panel, numbers: np.ndarray, positions: np.ndarray) -> None:
@@ -132,21 +130,16 @@ def _advance_some(
 ) -> Memory:
     """Read the ``chosen`` series of a pool into the memories at ``positions``, those of equal length together."""
     lengths = pool.lengths.numpy()[chosen]
-    rest = np.delete(np.arange(len(memory.hidden)), positions)
-    parts, order = ([_select(memory, rest)], [rest]) if len(rest) else ([], [])
     for length in np.unique(lengths).tolist():
         group = lengths == length
         series = torch.as_tensor(chosen[group])
         rows = pool.windows(series, pool.stops[series], before=length).rows.move(network.margins.device)
-        parts.append(advance(network, _select(memory, positions[group]), rows)[0])
-        order.append(positions[group])
-    return _select(concat_memories(parts), np.argsort(np.concatenate(order)))
-
-
-def _select(memory: Memory, positions: np.ndarray) -> Memory:
-    """Some of the series; all of them, in order, are the memory itself: copying it costs more than a step."""
-    whole = len(positions) == len(memory.hidden) and bool((np.diff(positions) == 1).all())
-    return memory if whole else memory.series(torch.as_tensor(positions, device=memory.hidden.device))
+        at = torch.as_tensor(positions[group], device=network.margins.device)
+        # All of the series, in order, are the memory itself: copying it costs more than a step.
+        whole = len(at) == len(memory.hidden) and bool((at.diff() == 1).all())
+        after, _ = advance(network, memory if whole else memory.series(at), rows)
+        memory = after if whole else memory.replaced(at, after)
+    return memory
 
 
 def rows_ahead(
