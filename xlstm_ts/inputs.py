@@ -56,9 +56,11 @@ def _melt(wide: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     begun = np.logical_or.accumulate(~np.isnan(values), axis=1)
     empty = ~begun.any(1)
     if empty.any():
-        raise ValueError(f"column {shown(wide.columns[empty.argmax()])} of a wide frame holds no value: drop it")
+        raise ValueError(f"column {shown(wide.columns[int(empty.argmax())])} of a wide frame holds no value: drop it")
     series, steps = begun.nonzero()
-    return pd.DataFrame({columns.id: wide.columns[series], columns.ds: wide.index[steps], columns.y: values[begun]})
+    return pd.DataFrame(
+        {columns.id: wide.columns.take(series), columns.ds: wide.index.take(steps), columns.y: values[begun]}
+    )
 
 
 def _from_arrays(data: Any, columns: Columns) -> pd.DataFrame:
