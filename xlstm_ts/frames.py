@@ -123,7 +123,7 @@ def read_panel(
     deviates = deviations(times, lengths, frequency)
     inserted = np.zeros(len(frame), dtype=bool)
     if deviates.any():
-        if not fill_gaps:
+        if not fill_gaps or deviates.all():  # times of another kind have no gaps that could be filled
             raise ValueError(axes.deviation_message(int(deviates.argmax()), frequency))
         times, lengths, inserted = axes.without_gaps(series[deviates], frequency)
         frame = frame.iloc[np.cumsum(~inserted) - 1]  # what is inserted repeats the row before
