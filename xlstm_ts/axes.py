@@ -50,14 +50,14 @@ class Axes:
         """What is wrong with the series of the given row, which is not where the frequency puts it."""
         number = int(np.searchsorted(np.cumsum(self.lengths), row, side="right"))
         name, axis = shown(self.ids[number]), self.of(number)
-        if isinstance(frequency, int) != pd.api.types.is_integer_dtype(axis):
-            return f"series {name} has times of dtype {axis.dtype} where the frequency {frequency!r} is expected"
         own = infer_frequency(axis)
         if own is not None and own != frequency:
             return (
                 f"series {name} has frequency {own!r} where {frequency!r} is expected: "
                 "resample it, or forecast series of different frequencies separately"
             )
+        if isinstance(frequency, int) != pd.api.types.is_integer_dtype(axis):
+            return f"series {name} has times of dtype {axis.dtype} where the frequency {frequency!r} is expected"
         position = row - int(self.lengths[:number].sum())
         expected = regular_axis(axis.iloc[0], len(axis), frequency)[position]
         return (
