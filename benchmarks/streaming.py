@@ -5,7 +5,9 @@ python benchmarks/streaming.py --data DIR    # DIR holds ETTh1.csv; the oil temp
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,16 +32,28 @@ def measure_updates(forecaster: xLSTMForecaster, values: np.ndarray) -> None:
     """Push the rows one by one, and compare with reading everything again now and then."""
     stream, seconds, worst = forecaster.stream(0), [], 0.0
     for step, value in enumerate(values[FIRST:], start=1):
-        began = time.process_time()  # no matter what else the machine does
-        stream.push(value)
-        seconds.append(time.process_time() - began)
+        seconds.append(cpu_seconds(lambda value=value: stream.push(value)))
         if step % 1000 in (0, 13):
             again = forecaster.predict(values[: FIRST + step])["xLSTM"]
             unit = values[FIRST + step - 168 : FIRST + step].std()
             worst = max(worst, float((stream.forecast()["xLSTM"] - again).abs().max() / unit))
     early, late = (1e3 * float(np.median(part)) for part in (seconds[:500], seconds[-500:]))
-    print(f"{UPDATES} updates: {early:.2f} ms of CPU each at first, {late:.2f} ms at last (medians of 500)")
+    print(f"{UPDATES} rows pushed: {early:.2f} ms of CPU each at first, {late:.2f} ms at last (medians of 500)")
     print(f"largest difference from reading the whole history again: {worst:.1e} of the last week's deviation")
+    forecasts = [cpu_seconds(stream.forecast) for _ in range(500)]
+    frames = [pd.DataFrame({"unique_id": [0], "ds": [step], "y": [values[step]]}) for step in range(FIRST, FIRST + 500)]
+    updates = [cpu_seconds(lambda frame=frame: forecaster.update(frame)) for frame in frames]
+    print(
+        f"a forecast takes {1e3 * np.median(forecasts):.2f} ms, update with a frame of one row "
+        f"{1e3 * np.median(updates):.2f} ms"
+    )
+
+
+def cpu_seconds(call: Callable[[], Any]) -> float:
+    """Of one call, no matter what else the machine does."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
 
 
 def measure_backtest(forecaster: xLSTMForecaster, values: np.ndarray, n_windows: int = 1000, naive: int = 50) -> None:

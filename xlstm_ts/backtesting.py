@@ -23,7 +23,15 @@ def tail_window_origins(pool: SeriesPool, *, n_windows: int | None, step: int, h
     Returns:
         Series and position in the pool of each, both (M,), oldest first within a series; every origin needs a row
         before it. None for ``n_windows`` is all of them.
+
+    Raises:
+        ValueError: no series has an origin.
     """
+    if int(pool.lengths.max()) <= horizon:
+        raise ValueError(
+            f"no series has a row before the {horizon} steps that are forecast: the longest has "
+            f"{int(pool.lengths.max())} rows"
+        )
     last = pool.stops - horizon
     possible = ((last - pool.starts - 1).div(step, rounding_mode="floor") + 1).clamp(min=0)
     counts = possible if n_windows is None else possible.clamp(max=n_windows)
@@ -61,8 +69,10 @@ def backtest_normalised(
     chain = series * patch_length + origins % patch_length
     _, chain = chain.unique(return_inverse=True)
     order = torch.argsort(chain * (int(pool.stops.max()) + 1) + origins, stable=True)
-    chains = order.split(torch.bincount(chain).tolist())
-    longest = max(int(origins[members[-1]] - pool.starts[series[members[-1]]]) for members in chains)
+    sizes = torch.bincount(chain)
+    chains = order.split(sizes.tolist())
+    newest = order[sizes.cumsum(0) - 1]  # of each chain
+    longest = int((origins[newest] - pool.starts[series[newest]]).max())
     tokens = -(-longest // patch_length)
     at_once = max(1, VALUES_AT_ONCE // (tokens * network.config.reach))
     for start in range(0, len(chains), at_once):

@@ -14,11 +14,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from xlstm_ts.forecaster import xLSTMForecaster
+from xlstm_ts.inputs import to_long
 
 DONE, FAILED = 0, 1
 
@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
     plot = commands.add_parser("plot", help="draw a fan chart of one series")
     plot.add_argument("data", type=Path, help="series to continue")
+    plot.add_argument("--future", type=Path, help="known covariates of the steps ahead")
     plot.add_argument("--series", help="which one; the first unless told")
     plot.add_argument("--last", type=int, help="rows of history to draw")
 
@@ -133,12 +134,13 @@ def run_plot(options: argparse.Namespace) -> None:
 
     use("Agg")
     forecaster = xLSTMForecaster.load(options.model)
-    frame = read_file(options.data, forecaster.ds_col)
+    frame = to_long(read_file(options.data, forecaster.ds_col), forecaster._columns())
     name = frame[forecaster.id_col].iloc[0] if options.series is None else options.series
     rows = frame[frame[forecaster.id_col].astype(str) == str(name)]
     if rows.empty:
         raise ValueError(f"{options.data} has no series {name!r}")
-    forecast = forecaster.predict(rows, level=options.level)
+    future = options.future and read_file(options.future, forecaster.ds_col)
+    forecast = forecaster.predict(rows, level=options.level, future=future)
     axes = plot_forecast(
         rows, forecast, last=options.last, id_col=forecaster.id_col, ds_col=forecaster.ds_col, y_col=forecaster.y_col
     )
@@ -154,24 +156,37 @@ def read_file(path: Path, ds_col: str) -> pd.DataFrame:
     Raises:
         ValueError: the file is of another kind, or a time is none.
     """
-    kinds: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    kind = Path(path.name.removesuffix(".gz")).suffix
-    if kind not in kinds:
-        raise ValueError(f"{path} must be a .csv, .csv.gz or .parquet file")
-    frame = kinds[kind](path)
+    frame = pd.read_csv(path) if file_kind(path) == ".csv" else pd.read_parquet(path)
     if ds_col in frame and not (
         pd.api.types.is_integer_dtype(frame[ds_col]) or pd.api.types.is_datetime64_any_dtype(frame[ds_col])
     ):
-        frame[ds_col] = pd.to_datetime(frame[ds_col])
+        try:
+            frame[ds_col] = pd.to_datetime(frame[ds_col])
+        except ValueError as error:
+            reason = str(error).partition(".")[0]
+            raise ValueError(
+                f"column {ds_col!r} of {path} holds no times ({reason}): write them like 2024-01-31 or "
+                "2024-01-31 15:00, all in one zone, or use Parquet"
+            ) from error
     return frame
+
+
+def file_kind(path: Path) -> str:
+    """``.csv`` or ``.parquet``, by the path's ending; raises ValueError for others."""
+    kind = Path(path.name.removesuffix(".gz")).suffix
+    if kind not in (".csv", ".parquet"):
+        raise ValueError(f"{path} must be a .csv, .csv.gz or .parquet file")
+    return kind
 
 
 def write_file(frame: pd.DataFrame, path: Path | None) -> None:
     """Write a frame as CSV or Parquet, by the path's ending; as CSV to the terminal without a path."""
-    if path is not None and path.suffix == ".parquet":
+    if path is None:
+        frame.to_csv(sys.stdout, index=False)
+    elif file_kind(path) == ".parquet":
         frame.to_parquet(path, index=False)
     else:
-        frame.to_csv(sys.stdout if path is None else path, index=False)
+        frame.to_csv(path, index=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from xlstm_ts.embeddings import CovariateSizes
-from xlstm_ts.frames import Columns, shown
+from xlstm_ts.frames import Columns
+from xlstm_ts.labels import shown
 
 UNKNOWN = 0  # the code of categories that were not seen in fit
 
@@ -32,6 +33,8 @@ class CovariateEncoder:
         """Learn from a frame with all covariates; what is neither number nor boolean is a category."""
         moments, codes = {}, {}
         for name in columns.covariates:
+            if pd.api.types.is_datetime64_any_dtype(frame[name]):
+                raise ValueError(f"covariate {name!r} holds times: make it numbers, such as the day of the week")
             if pd.api.types.is_numeric_dtype(frame[name]):
                 numbers = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
                 numbers = numbers[np.isfinite(numbers)]
@@ -73,7 +76,10 @@ class CovariateEncoder:
         if not pd.api.types.is_numeric_dtype(frame[name]):
             raise ValueError(f"covariate {name!r} was numeric in fit, got dtype {frame[name].dtype}: convert it")
         mean, deviation = self.moments[name]
-        return np.nan_to_num((frame[name].to_numpy(dtype=np.float64, na_value=np.nan) - mean) / deviation)
+        numbers = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        if np.isinf(numbers).any():
+            raise ValueError(f"covariate {name!r} is infinite in row {np.isinf(numbers).argmax()}: make it NaN")
+        return np.nan_to_num((numbers - mean) / deviation)
 
     def _codes(self, frame: pd.DataFrame, name: str, absent: tuple[str, ...]) -> np.ndarray:
         if name in absent:

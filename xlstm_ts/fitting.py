@@ -16,7 +16,7 @@ from torch import Tensor
 from xlstm_ts.backtesting import backtest_quantiles
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.frames import Panel, read_panel
-from xlstm_ts.frequency import Frequency, future_axis
+from xlstm_ts.frequency import Frequency, next_times
 from xlstm_ts.inputs import to_long
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.outputs import forecast_columns, normal_score
@@ -50,10 +50,14 @@ class FittedForecaster(ForecasterParameters):
         """
         self._check_parameters()
         panel = self._read(df, frequency=self.freq)
+        if np.isnan(panel.values).all():
+            raise ValueError(f"column {self.y_col!r} holds no value, only missing ones: there is nothing to learn from")
         encoder = CovariateEncoder.fit(panel.covariates, self._columns())
         season_lengths = self._season_lengths(panel)
-        if self.head == "negative_binomial" and (panel.values < 0).any():
-            raise ValueError(f"head='negative_binomial' needs counts, got the value {np.nanmin(panel.values)}")
+        if self.head == "negative_binomial":
+            others = panel.values[(panel.values < 0) | (panel.values % 1 > 0)]
+            if len(others):
+                raise ValueError(f"head='negative_binomial' needs counts, got the value {others[0]}")
         seed = int(check_random_state(self.random_state).randint(2**31))
         # Global random states are the caller's: torch's is put back, NumPy's is never touched.
         with torch.random.fork_rng():
@@ -116,8 +120,13 @@ class FittedForecaster(ForecasterParameters):
         if df is not None:
             return self._read(df, frequency=self._frequency())
         if not hasattr(self, "panel_"):
-            raise ValueError("a loaded forecaster holds no rows, only what it remembers of them: pass df")
+            raise ValueError("a loaded forecaster holds no rows, only what it remembers of them: pass whole series")
         return self.panel_
+
+    def _check_trained(self, name: str, steps: int) -> None:
+        """Raise ValueError for more steps ahead than were trained."""
+        if steps > self.network_.config.horizon:
+            raise ValueError(f"{name} must be at most the horizon {self.network_.config.horizon}, got {steps}")
 
     def _frequency(self) -> Frequency:
         """The frequency of the series that were fitted."""
@@ -152,7 +161,7 @@ class FittedForecaster(ForecasterParameters):
             ids, last = self.memory_.ids, self.memory_.last_ds
         else:
             ids, last = self.panel_.ids, self.panel_.last_ds
-        expected = {name: future_axis(time, 1, panel.frequency)[0] for name, time in zip(ids, last, strict=True)}
+        expected = dict(zip(ids, next_times(last, panel.frequency), strict=True))
         firsts = zip(panel.ids, panel.times[panel.stops - panel.lengths], strict=True)
         return all(name in expected and first == expected[name] for name, first in firsts)
 

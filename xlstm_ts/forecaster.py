@@ -17,7 +17,7 @@ from xlstm_ts.fitting import FittedForecaster
 from xlstm_ts.forecasting import forecast_quantiles, sample_paths
 from xlstm_ts.inputs import to_long
 from xlstm_ts.insight import attribution, half_lives
-from xlstm_ts.outputs import MODEL, forecast_columns
+from xlstm_ts.outputs import MODEL, forecast_frame
 from xlstm_ts.panel_memory import PanelMemory, bridge_gaps, go_on, to_pool
 from xlstm_ts.parameters import check_count
 from xlstm_ts.saving import load_forecaster, save_forecaster
@@ -113,7 +113,7 @@ class xLSTMForecaster(FittedForecaster):
         """
         frame, remembered, ahead = self._continue(df, horizon, future)
         quantiles = forecast_quantiles(self.network_, remembered.memory, ahead).cpu().numpy()
-        return frame.assign(**forecast_columns(quantiles, level))
+        return forecast_frame(frame, quantiles, level)
 
     def sample(
         self,
@@ -192,8 +192,7 @@ class xLSTMForecaster(FittedForecaster):
         """What was forecast for every row of a series ``lead`` steps before it: as from ``backtest``."""
         check_count("lead", lead, least=1)
         panel = self._panel(df)
-        if lead > self.network_.config.horizon:
-            raise ValueError(f"lead must be at most the horizon {self.network_.config.horizon}, got {lead}")
+        self._check_trained("lead", lead)
         origins = tail_window_origins(to_pool(panel, self.encoder_), n_windows=None, step=1, horizon=lead)
         return self._forecasts_at(panel, *origins, steps=slice(lead - 1, lead), level=level)
 
@@ -236,7 +235,7 @@ class xLSTMForecaster(FittedForecaster):
         if self._follows(panel):
             future = actual.join(panel.covariates) if columns.known else None
             forecast = self.predict(horizon=int(panel.lengths.max()), future=future)
-            history = self.panel_
+            history = self._panel(None)
         else:
             forecast, history = self.backtest(df), panel
         rows = np.split(history.values, history.stops[:-1])
@@ -252,6 +251,7 @@ class xLSTMForecaster(FittedForecaster):
         """By how much the forecast ``step`` steps ahead moves when a past value moves by one, by its time."""
         check_count("step", step, least=1)
         panel = self._panel(df)
+        self._check_trained("step", step)
         at = panel.position(series)
         moved = attribution(self.network_, to_pool(panel, self.encoder_), at, step=step).numpy()
         name = f"{panel.ids[at]}, {step} steps ahead"

@@ -40,13 +40,13 @@ def forecast_quantiles(network: ForecastNetwork, memory: Memory, ahead: Rows, *,
     scores = correlated_scores(network, (MIXED_PATHS, steps), seed) if far else None
     parts = []
     for index in _groups(memory, ROWS_AT_ONCE // MIXED_PATHS if far else ROWS_AT_ONCE):
-        part, rows = memory.series(index), ahead.series(index)
         if scores is None:
-            parts.append(block_quantiles(network, part, rows))
+            part = memory._replace(phases=())  # copies of states that nothing goes on from would be for nothing
+            parts.append(block_quantiles(network, part.series(index), ahead.series(index)))
         else:
-            every = torch.arange(len(index), device=index.device).repeat_interleave(MIXED_PATHS)
+            every = index.repeat_interleave(MIXED_PATHS)
             draw = draw_at(network, scores.repeat(len(index), 1))
-            blocks = roll(network, part.series(every), rows.series(every), draw)
+            blocks = roll(network, memory.series(every), ahead.series(every), draw)
             parts.append(torch.cat([_mixed(network, quantiles, len(index)) for quantiles, _ in blocks], 1))
     return torch.cat(parts)
 

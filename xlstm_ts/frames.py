@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xlstm_ts.frequency import (
-    Frequency,
-    first_deviation,
-    future_axis,
-    infer_frequency,
-    is_time,
-    likely_frequency,
-    regular_axis,
-    steps_between,
-)
+from xlstm_ts.axes import Axes
+from xlstm_ts.frequency import Frequency, deviations, future_axis, is_time, ordinals
+from xlstm_ts.labels import shown
+
+LARGEST = 1e100  # squares of deviations must stay finite
 
 
 @dataclass(frozen=True)
@@ -41,11 +36,6 @@ class Columns:
     def covariates(self) -> tuple[str, ...]:
         """All covariates: static, known, past."""
         return (*self.static, *self.known, *self.past)
-
-
-def shown(label: Any) -> str:
-    """A series' name or a row's label as its user wrote it: 'a' and 7, not np.int64(7)."""
-    return repr(label.item() if isinstance(label, np.generic) else label)
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class Panel:
         """Where a series stands, the first one's place for None; raises ValueError for one that is not there."""
         found = np.flatnonzero(self.ids == name)
         if name is not None and not len(found):
-            raise ValueError(f"no series {shown(name)}: there are {[*map(shown, self.ids[:5])]}, ...")
+            raise ValueError(f"no series {shown(name)}: there are {', '.join(map(shown, self.ids[:5]))}, ...")
         return 0 if name is None else int(found[0])
 
     def require_length(self, least: int, purpose: str) -> None:
@@ -123,45 +113,62 @@ def read_panel(
             timestamp nor period; a point in time occurs twice; series disagree in frequency; a series has a gap; a
             static covariate changes; no rows.
     """
-    frame = _checked_columns(frame, columns)
-    order = pd.DataFrame({"series": pd.factorize(frame[columns.id])[0], "ds": frame[columns.ds]}, index=frame.index)
-    order = order.reset_index(drop=True).sort_values(["series", "ds"], kind="stable")
-    frame = frame.iloc[order.index.to_numpy()]
-    _check_duplicates(frame, columns)
-    lengths = np.bincount(order["series"])
-    stops = np.cumsum(lengths)
-    ids = frame[columns.id].to_numpy()[stops - lengths]
-    axes = [frame[columns.ds].iloc[stop - length : stop] for stop, length in zip(stops, lengths, strict=True)]
-    frequency = _common_frequency(ids, axes, frequency)
-    if fill_gaps:
-        frame, lengths = _without_gaps(frame, axes, frequency, columns)
-    else:
-        _check_regular(ids, axes, frequency)
-    stops = np.cumsum(lengths)
-    _check_static(frame, lengths, columns)
+    _check_columns(frame, columns)
+    frame, series, ids = _sorted(frame, columns)
     times = pd.Index(frame[columns.ds])
-    values = frame[columns.y].to_numpy(dtype=np.float64, na_value=np.nan)
-    covariates = frame[list(columns.covariates)].reset_index(drop=True)
-    return Panel(ids, times, values, covariates, lengths, [times[stop - 1] for stop in stops], frequency)
+    _check_duplicates(frame, series, times, columns)
+    lengths = np.bincount(series)
+    axes = Axes(ids, times, lengths, frame.index)
+    frequency = axes.common_frequency() if frequency is None else frequency
+    deviates = deviations(times, lengths, frequency)
+    inserted = np.zeros(len(frame), dtype=bool)
+    if deviates.any():
+        if not fill_gaps or deviates.all():  # times of another kind have no gaps that could be filled
+            raise ValueError(axes.deviation_message(int(deviates.argmax()), frequency))
+        times, lengths, inserted = axes.without_gaps(series[deviates], frequency)
+        frame = frame.iloc[np.cumsum(~inserted) - 1]  # what is inserted repeats the row before
+    _check_static(frame, lengths, columns)
+    values = frame[columns.y].to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    values[inserted] = np.nan
+    rows = pd.RangeIndex(len(frame))
+    covariates = pd.DataFrame({name: frame[name].array for name in columns.covariates}, index=rows)
+    return Panel(ids, times, values, covariates, lengths, times[np.cumsum(lengths) - 1].tolist(), frequency)
 
 
-def _checked_columns(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """The named columns of a frame, each of a usable type."""
+def _check_columns(frame: pd.DataFrame, columns: Columns) -> None:
+    """Raise TypeError or ValueError unless the named columns are there, each of a usable type."""
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"expected a pandas DataFrame in long form, got {type(frame).__name__}")
-    names = [columns.id, columns.ds, columns.y, *columns.covariates]
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"the frame has no column {missing[0]!r}, only {list(frame.columns)}: "
-            "rename it, or name yours with id_col, ds_col and y_col"
-        )
+    present = frame.columns.tolist()
+    for name in (columns.id, columns.ds, columns.y, *columns.covariates):
+        if name not in present:
+            raise ValueError(f"the frame has no column {name!r}, only {present}: {_cure(name, frame, columns)}")
+        if present.count(name) > 1:
+            raise ValueError(f"the frame has more than one column {name!r}: drop or rename the others")
     if frame.empty:
         raise ValueError("the frame is empty: pass at least one series")
-    frame = frame[names]
     check_ids_and_times(frame, columns)
     _check_target(frame, columns)
-    return frame
+
+
+def _cure(name: str, frame: pd.DataFrame, columns: Columns) -> str:
+    """What helps a frame that lacks the column ``name``."""
+    if name in frame.index.names:
+        return "it is in the index, call reset_index()"
+    if name == columns.id and columns.ds in frame.columns:
+        return f"rename it, name yours with id_col, or a single series with frame.assign({name}='...')"
+    return "rename it, or name yours with id_col, ds_col and y_col"
+
+
+def _sorted(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Rows series by series, oldest first, the number of each one's series (T,), and the series' names (N,)."""
+    series, names = pd.factorize(frame[columns.id])
+    time = ordinals(pd.Index(frame[columns.ds]))
+    step = np.diff(series)
+    if not ((step > 0) | ((step == 0) & (np.diff(time) >= 0))).all():
+        order = np.lexsort((time, series))
+        frame, series = frame.iloc[order], series[order]
+    return frame, series, pd.Index(names).to_numpy()
 
 
 def check_ids_and_times(frame: pd.DataFrame, columns: Columns) -> None:
@@ -186,20 +193,21 @@ def _check_target(frame: pd.DataFrame, columns: Columns) -> None:
             f"column {columns.y!r} must be numeric, got dtype {target.dtype} with {target.iloc[position]!r} in row "
             f"{shown(frame.index[position])}: convert it with pd.to_numeric"
         )
-    bad = np.isinf(target.to_numpy(dtype=np.float64, na_value=np.nan))
+    bad = np.abs(target.to_numpy(dtype=np.float64, na_value=np.nan)) > LARGEST
     if bad.any():
         position = int(bad.argmax())
         row = frame.iloc[position]
         raise ValueError(
             f"column {columns.y!r} of series {shown(row[columns.id])} is {row[columns.y]} at {columns.ds} = "
-            f"{row[columns.ds]} (row {shown(frame.index[position])}): make it NaN if it is missing"
+            f"{row[columns.ds]} (row {shown(frame.index[position])}): make it NaN if it is missing, "
+            f"and values less than {LARGEST:g}"
         )
 
 
-def _check_duplicates(frame: pd.DataFrame, columns: Columns) -> None:
-    repeated = frame.duplicated([columns.id, columns.ds]).to_numpy()
+def _check_duplicates(frame: pd.DataFrame, series: np.ndarray, times: pd.Index, columns: Columns) -> None:
+    repeated = (np.diff(series) == 0) & (np.diff(ordinals(times)) == 0)
     if repeated.any():
-        position = int(repeated.argmax())
+        position = 1 + int(repeated.argmax())
         row = frame.iloc[position]
         raise ValueError(
             f"series {shown(row[columns.id])} has more than one row at {columns.ds} = {row[columns.ds]} "
@@ -219,59 +227,3 @@ def _check_static(frame: pd.DataFrame, lengths: np.ndarray, columns: Columns) ->
                 f"static covariate {name!r} of series {shown(row[columns.id])} changes at {columns.ds} = "
                 f"{row[columns.ds]}: list it among the known or past covariates"
             )
-
-
-def _common_frequency(ids: np.ndarray, axes: Sequence[pd.Series], frequency: Frequency | None) -> Frequency:
-    """The frequency that all series should keep: the given one, or that of the first series which shows one."""
-    guesses = (guess(axis) for guess in (infer_frequency, likely_frequency) for axis in axes)
-    known = frequency or next((guessed for guessed in guesses if guessed is not None), None)
-    if known is None:
-        raise ValueError(
-            f"the frequency cannot be inferred: series {shown(ids[0])} has too few or irregular points in time: "
-            "fill its gaps, pass series with at least 3 regular points, or name it with freq"
-        )
-    return known
-
-
-def _check_regular(ids: np.ndarray, axes: Sequence[pd.Series], frequency: Frequency) -> None:
-    for name, axis in zip(ids, axes, strict=True):
-        position = first_deviation(axis, frequency)
-        if position is not None:
-            raise ValueError(_deviation_message(name, axis, position, frequency))
-
-
-def _without_gaps(
-    frame: pd.DataFrame, axes: Sequence[pd.Series], frequency: Frequency, columns: Columns
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """The frame with the rows that its series lack, and the new lengths."""
-    parts = []
-    start = 0
-    for axis in axes:
-        rows = frame.iloc[start : start + len(axis)]
-        start += len(axis)
-        if first_deviation(axis, frequency) is not None:
-            whole = regular_axis(axis.iloc[0], steps_between(axis.iloc[0], axis.iloc[-1], frequency) + 1, frequency)
-            off = ~pd.Index(axis).isin(whole)
-            if off.any():
-                name, position = rows[columns.id].iloc[0], int(off.argmax())
-                raise ValueError(_deviation_message(name, axis, position, frequency))
-            rows = rows.set_index(columns.ds).reindex(whole).rename_axis(columns.ds).reset_index()
-            filled = [columns.id, *columns.covariates]
-            rows[filled] = rows[filled].ffill()
-        parts.append(rows)
-    return pd.concat(parts, ignore_index=True), np.array([len(rows) for rows in parts])
-
-
-def _deviation_message(name: Any, axis: pd.Series, position: int, frequency: Frequency) -> str:
-    own = infer_frequency(axis)
-    if own is not None and own != frequency:
-        return (
-            f"series {shown(name)} has frequency {own!r} where {frequency!r} is expected: "
-            "resample it, or forecast series of different frequencies separately"
-        )
-    expected = regular_axis(axis.iloc[0], len(axis), frequency)[position]
-    return (
-        f"series {shown(name)} has a gap or leaves the frequency {frequency!r}: expected {expected} after "
-        f"{axis.iloc[max(position - 1, 0)]}, got {axis.iloc[position]} (row {shown(axis.index[position])}): "
-        "insert the missing rows with NaN values, or pass fill_gaps=True"
-    )

@@ -1,6 +1,9 @@
-"""Time axes: which frequency a series has, whether it keeps it, and how it goes on."""
+"""Time axes: which frequency a series has, whether it keeps it, and how it goes on.
 
-from functools import lru_cache
+Shapes: N series, T points in time of all of them, laid end to end.
+"""
+
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,7 +48,6 @@ def likely_frequency(ds: pd.Series) -> Frequency | None:
     return likely_frequency(ds.iloc[:middle]) or likely_frequency(ds.iloc[middle:])
 
 
-@lru_cache(maxsize=1024)  # series of a panel tend to begin together
 def regular_axis(first: Any, periods: int, frequency: Frequency) -> pd.Index:
     """``periods`` points in time from ``first`` on; shifted where ``first`` is not on the frequency's grid."""
     if isinstance(frequency, int):
@@ -55,25 +57,32 @@ def regular_axis(first: Any, periods: int, frequency: Frequency) -> pd.Index:
     return pd.date_range(first, periods=periods, freq=frequency)
 
 
-def first_deviation(ds: pd.Series, frequency: Frequency) -> int | None:
-    """Position of the first point of a sorted time axis that is not where ``frequency`` puts it; None if all are.
+def deviations(times: pd.Index, lengths: np.ndarray, frequency: Frequency) -> np.ndarray:
+    """Which points (T,) of sorted series are not where ``frequency`` puts them, counted from the first of each series.
 
-    >>> first_deviation(pd.Series([1, 2, 4]), 1)
-    2
+    >>> deviations(pd.Index([1, 2, 4, 7, 8]), np.array([3, 2]), 1)
+    array([False, False,  True, False, False])
     """
-    if isinstance(frequency, int) != pd.api.types.is_integer_dtype(ds):
-        return 0
-    if isinstance(ds.dtype, pd.PeriodDtype) and infer_frequency(ds) != frequency:
-        return 0
-    differs = _ordinals(regular_axis(ds.iloc[0], len(ds), frequency)) != _ordinals(pd.Index(ds))
-    return int(differs.argmax()) if differs.any() else None
+    if isinstance(frequency, int) != pd.api.types.is_integer_dtype(times):
+        return np.ones(len(times), dtype=bool)
+    if isinstance(times, pd.PeriodIndex) and infer_frequency(times[:1].to_series()) != frequency:
+        return np.ones(len(times), dtype=bool)
+    starts = np.cumsum(lengths) - lengths
+    within = np.arange(len(times)) - np.repeat(starts, lengths)
+    # Series of a panel tend to begin together: one axis serves all that do.
+    begins, firsts = pd.factorize(times[starts])
+    longest = np.zeros(len(firsts), dtype=np.int64)
+    np.maximum.at(longest, begins, lengths)
+    axes = [regular_axis(first, size, frequency) for first, size in zip(firsts, longest.tolist(), strict=True)]
+    expected = np.concatenate([ordinals(axis, like=times) for axis in axes])
+    return expected[np.repeat((np.cumsum(longest) - longest)[begins], lengths) + within] != ordinals(times)
 
 
-def _ordinals(axis: pd.Index) -> np.ndarray:
-    """The points of a time axis as integers that compare fast."""
+def ordinals(axis: pd.Index, *, like: pd.Index | None = None) -> np.ndarray:
+    """The points of a time axis as integers that compare fast, timestamps in the unit of ``like``."""
     if isinstance(axis, pd.DatetimeIndex):
-        return axis.as_unit("ns").asi8
-    return axis.asi8 if isinstance(axis, pd.PeriodIndex) else axis.to_numpy()
+        return (axis.as_unit(like.unit) if isinstance(like, pd.DatetimeIndex) else axis).asi8
+    return axis.asi8 if isinstance(axis, pd.PeriodIndex) else axis.to_numpy(dtype=np.int64)
 
 
 def steps_between(first: Any, last: Any, frequency: Frequency) -> int:
@@ -96,6 +105,25 @@ def future_axis(last: Any, periods: int, frequency: Frequency) -> pd.Index:
     [8, 9]
     """
     return regular_axis(last, periods + 1, frequency)[1:]
+
+
+def next_time(last: Any, frequency: Frequency) -> Any:
+    """The point in time after ``last``: the first of ``future_axis``.
+
+    >>> next_time(pd.Timestamp("2024-01-31"), "ME")
+    Timestamp('2024-02-29 00:00:00')
+    """
+    if isinstance(frequency, int):
+        return last + frequency
+    if isinstance(last, pd.Period):
+        return last + 1
+    return future_axis(last, 1, frequency)[0]
+
+
+def next_times(last: Sequence[Any], frequency: Frequency) -> list[Any]:
+    """``next_time`` of many, of which most are the same."""
+    found = {each: next_time(each, frequency) for each in set(last)}
+    return [found[each] for each in last]
 
 
 def infer_season_lengths(frequency: str) -> tuple[int, ...]:

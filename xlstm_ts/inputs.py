@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xlstm_ts.frames import Columns, shown
+from xlstm_ts.frames import Columns
+from xlstm_ts.labels import shown
 
 
 def to_long(data: Any, columns: Columns) -> pd.DataFrame:
@@ -20,6 +21,8 @@ def to_long(data: Any, columns: Columns) -> pd.DataFrame:
         TypeError: ``data`` is of another type.
         ValueError: an array has other dimensions, or a column of a wide frame is no number or holds nothing.
     """
+    if isinstance(data, pd.DataFrame | pd.Series):
+        _check_labels(data)
     if isinstance(data, pd.Series):
         name = columns.y if data.name is None else data.name
         return _melt(data.to_frame(name), columns)
@@ -34,20 +37,30 @@ def to_long(data: Any, columns: Columns) -> pd.DataFrame:
     raise TypeError(f"expected a pandas DataFrame or Series, or an array (N, T), got {type(data).__name__}")
 
 
+def _check_labels(data: pd.DataFrame | pd.Series) -> None:
+    """Raise ValueError where rows or columns have labels of several levels."""
+    if isinstance(data.index, pd.MultiIndex):
+        raise ValueError(f"the index has the levels {list(data.index.names)}: make them columns with reset_index()")
+    if isinstance(data, pd.DataFrame) and isinstance(data.columns, pd.MultiIndex):
+        raise ValueError(f"the columns have {data.columns.nlevels} levels: give each series a single name")
+
+
 def _melt(wide: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    parts = []
-    for name, values in wide.items():
-        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+    for name, dtype in zip(wide.columns, wide.dtypes, strict=True):
+        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype):
             raise ValueError(
-                f"column {shown(name)} of a wide frame must be numeric, got dtype {values.dtype}: convert it, "
+                f"column {shown(name)} of a wide frame must be numeric, got dtype {dtype}: convert it, "
                 f"or pass a long frame with the columns {columns.id!r}, {columns.ds!r} and {columns.y!r}"
             )
-        first = values.first_valid_index()
-        if first is None:
-            raise ValueError(f"column {shown(name)} of a wide frame holds no value: drop it")
-        values = values.loc[first:]
-        parts.append(pd.DataFrame({columns.id: name, columns.ds: values.index, columns.y: values.to_numpy()}))
-    return pd.concat(parts, ignore_index=True)
+    values = wide.to_numpy(dtype=np.float64, na_value=np.nan).T  # (N, T)
+    begun = np.logical_or.accumulate(~np.isnan(values), axis=1)
+    empty = ~begun.any(1)
+    if empty.any():
+        raise ValueError(f"column {shown(wide.columns[int(empty.argmax())])} of a wide frame holds no value: drop it")
+    series, steps = begun.nonzero()
+    return pd.DataFrame(
+        {columns.id: wide.columns.take(series), columns.ds: wide.index.take(steps), columns.y: values[begun]}
+    )
 
 
 def _from_arrays(data: Any, columns: Columns) -> pd.DataFrame:

@@ -5,7 +5,7 @@ recurrence. A memory holds the states at the last P rows, so that every new row 
 row is an origin that forecasts from a whole patch. Reading a history at once, row by row, or in a training window is
 the same function of the same rows.
 
-Shapes: N series, n new rows, P patch length, R reach, D width of what is decoded.
+Shapes: N series, n new rows, P patch length, R reach, D width of what is decoded, F numbers of a state.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xlstm_kernels import StackState, concat_states, select_state
 from xlstm_ts.network import Encoded, ForecastNetwork
 from xlstm_ts.rows import Rows, join_steps, unseen_rows
 from xlstm_ts.windows import SeriesPool
@@ -28,18 +27,27 @@ class Memory(NamedTuple):
     Attributes:
         buffer: the last ``reach`` rows.
         hidden: what the network made of the newest row's token and all before it (N, D).
-        phases: the stack's states at the last P rows, oldest first, of N series each; none in a memory that was
+        phases: the stack's states at the last P rows, oldest first, packed (N, F) each; none in a memory that was
             read to forecast alone.
     """
 
     buffer: Rows
     hidden: Tensor
-    phases: tuple[StackState, ...]
+    phases: tuple[Tensor, ...]
 
     def series(self, index: Tensor) -> "Memory":
         """Some of the series, or some of them repeatedly."""
-        phases = tuple(select_state(state, index) for state in self.phases)
-        return Memory(self.buffer.series(index), self.hidden[index], phases)
+        phases = (state[index] for state in self.phases)
+        return Memory(self.buffer.series(index), self.hidden[index], tuple(phases))
+
+    def replaced(self, index: Tensor, other: "Memory") -> "Memory":
+        """A memory that is ``other`` of the given series."""
+
+        def mixed(mine: Tensor, others: Tensor) -> Tensor:
+            return mine.index_copy(0, index, others)
+
+        buffer = Rows(*map(mixed, self.buffer, other.buffer))
+        return Memory(buffer, mixed(self.hidden, other.hidden), tuple(map(mixed, self.phases, other.phases)))
 
 
 def empty_memory(network: ForecastNetwork, batch_size: int) -> Memory:
@@ -50,7 +58,7 @@ def empty_memory(network: ForecastNetwork, batch_size: int) -> Memory:
     device = network.margins.device
     buffer = unseen_rows(batch_size, sizes.reach, numeric=numeric, categories=categories).move(device)
     width = sizes.embedding_dim + sizes.static.channels
-    phases = tuple(network.stack.initial_state(batch_size) for _ in range(sizes.patch_length))
+    phases = (network.stepping.initial_state(batch_size),) * sizes.patch_length
     return Memory(buffer, torch.zeros(batch_size, width, device=device), phases)
 
 
@@ -75,8 +83,8 @@ def advance(network: ForecastNetwork, memory: Memory, rows: Rows) -> tuple[Memor
 
 
 def step_phases(
-    network: ForecastNetwork, phases: tuple[StackState, ...], inputs: Tensor, afresh: Tensor
-) -> tuple[Tensor, tuple[StackState, ...]]:
+    network: ForecastNetwork, phases: tuple[Tensor, ...], inputs: Tensor, afresh: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One step of the oldest state for every input (N, n, D): outputs (N, n, D), and the states at the last P rows."""
     first = inputs.shape[1] % len(phases)
     if not first:
@@ -91,18 +99,18 @@ def step_phases(
 
 
 def _step_in_turn(
-    network: ForecastNetwork, states: tuple[StackState, ...], inputs: Tensor, afresh: Tensor
-) -> tuple[Tensor, tuple[StackState, ...]]:
+    network: ForecastNetwork, states: tuple[Tensor, ...], inputs: Tensor, afresh: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Inputs (N, rounds * len(states), D) that the states read in turn, as one batch of (states x series)."""
     size, series = len(states), len(inputs)
 
     def to_turns(field: Tensor) -> Tensor:
         return field.unflatten(1, (-1, size)).movedim(2, 0).flatten(0, 1)
 
-    hidden, after = network.stack(to_turns(inputs), concat_states(states), to_turns(afresh))
+    hidden, after = network.stepping(to_turns(inputs), torch.cat(states), to_turns(afresh))
     outputs = hidden.unflatten(0, (size, series)).movedim(0, 2).flatten(1, 2)
-    index = torch.arange(size * series, device=inputs.device).view(size, series)
-    return outputs, tuple(select_state(after, index[turn]) for turn in range(size))
+    # Copies: a view would keep the states of all turns as long as one of them lives.
+    return outputs, tuple(part.clone() for part in after.split(series))
 
 
 def read_series(network: ForecastNetwork, pool: SeriesPool, series: Tensor) -> Memory:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from xlstm_ts.frames import shown
+from xlstm_ts.labels import shown
 
 
 def smape(actual: ArrayLike, forecast: ArrayLike) -> float:

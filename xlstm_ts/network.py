@@ -5,6 +5,7 @@ D embedding dim.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from xlstm_ts.embeddings import CovariateEmbedding, CovariateSizes
 from xlstm_ts.heads import make_head
 from xlstm_ts.rows import Rows
 from xlstm_ts.scaling import Prior, Scale
+from xlstm_ts.stepping import SteppingStack
 from xlstm_ts.tokens import Tokens, feature_count, patch_features, starts_afresh, tokenise
 
 NO_COVARIATES = CovariateSizes()
@@ -56,19 +58,19 @@ class NetworkConfig:
     known: CovariateSizes = NO_COVARIATES
     past: CovariateSizes = NO_COVARIATES
 
-    @property
+    @cached_property
     def seasonal_lags(self) -> tuple[tuple[int, int], ...]:
         """(season length, how many seasons back) of every seasonal candidate."""
         shortest, *longer = self.season_lengths
         short = [(shortest, repeat) for repeat in range(1, self.season_repeats + 1)]
         return (*short, *((season, repeat) for season in longer for repeat in (1, 2)))
 
-    @property
+    @cached_property
     def span(self) -> int:
         """Trailing values that set location and scale: two short seasons or one long one."""
         return max(2 * self.season_lengths[0], self.season_lengths[-1], self.patch_length)
 
-    @property
+    @cached_property
     def reach(self) -> int:
         """Trailing values R that a token sees itself; older ones act through the carried state."""
         lags = (season * repeat for season, repeat in self.seasonal_lags)
@@ -129,6 +131,7 @@ class ForecastNetwork(nn.Module):
                 dropout=config.dropout,
             )
         )
+        self.stepping = SteppingStack(self.stack)
         self.candidates = Candidates(
             config.horizon,
             seasonal_lags=config.seasonal_lags,

@@ -1,9 +1,10 @@
 """Quantiles as the columns of a forecast frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 
 from xlstm_ts.quantiles import TRAINED_QUANTILES, interpolate_quantiles, level_to_quantiles
 
@@ -23,11 +24,19 @@ def forecast_columns(trained: np.ndarray, level: Sequence[float]) -> dict[str, n
     >>> list(forecast_columns(np.zeros((2, 13)), [80]))
     ['xLSTM', 'xLSTM-lo-80', 'xLSTM-hi-80']
     """
+    if not isinstance(level, Iterable) or isinstance(level, str):
+        raise ValueError(f"level must be a list of percentages, such as [80], got {level!r}")
     columns = {MODEL: trained[..., len(TRAINED_QUANTILES) // 2].ravel()}
     for value in sorted(set(level)):
         low, high = np.moveaxis(interpolate_quantiles(trained, level_to_quantiles(value)), -1, 0)
         columns |= {f"{MODEL}-lo-{value:g}": low.ravel(), f"{MODEL}-hi-{value:g}": high.ravel()}
     return columns
+
+
+def forecast_frame(rows: pd.DataFrame, trained: np.ndarray, level: Sequence[float]) -> pd.DataFrame:
+    """The rows of a frame, beside the columns of their forecasts: at once, as pandas takes long to add one."""
+    keys = {name: rows[name].array for name in rows.columns}
+    return pd.DataFrame({**keys, **forecast_columns(trained, level)}, copy=False)
 
 
 def normal_score(trained: np.ndarray, actual: np.ndarray) -> np.ndarray:

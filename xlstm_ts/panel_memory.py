@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from xlstm_kernels import concat_states
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.forecasting import SERIES_AT_ONCE
-from xlstm_ts.frames import Columns, Panel, future_frame, shown
-from xlstm_ts.frequency import Frequency, future_axis
+from xlstm_ts.frames import Columns, Panel, future_frame
+from xlstm_ts.frequency import Frequency, next_times
+from xlstm_ts.labels import shown
 from xlstm_ts.memory import Memory, advance, read_series, read_to_forecast
 from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.rows import Rows, join_series
@@ -44,7 +44,7 @@ class PanelMemory:
         """Where a series stands; raises ValueError for one that is not remembered."""
         found = np.flatnonzero(self.ids == name)
         if not len(found):
-            raise ValueError(f"no series {shown(name)}: known are {[*map(shown, self.ids[:5])]}, ...")
+            raise ValueError(f"no series {shown(name)}: known are {', '.join(map(shown, self.ids[:5]))}, ...")
         return int(found[0])
 
 
@@ -75,7 +75,7 @@ def concat_memories(memories: list[Memory]) -> Memory:
     """The memories of several groups of series as one."""
     if len(memories) == 1:
         return memories[0]
-    phases = tuple(concat_states(states) for states in zip(*(memory.phases for memory in memories), strict=True))
+    phases = tuple(torch.cat(states) for states in zip(*(memory.phases for memory in memories), strict=True))
     buffers = join_series([memory.buffer for memory in memories])
     return Memory(buffers, torch.cat([memory.hidden for memory in memories]), phases)
 
@@ -86,21 +86,18 @@ def go_on(network: ForecastNetwork, before: PanelMemory, panel: Panel, encoder: 
     Raises:
         ValueError: the rows of a known series do not begin right after its last one.
     """
-    at = {name: position for position, name in enumerate(before.ids)}
-    known = np.array([name in at for name in panel.ids])
+    at = pd.Index(before.ids).get_indexer(panel.ids)  # -1 where a series is new
+    known, fresh = np.flatnonzero(at >= 0), np.flatnonzero(at < 0)
+    _check_follow(before, panel, known, at[known])
     pool = to_pool(panel, encoder)
     last_ds = list(before.last_ds)
     memory = before.memory
-    if known.any():
-        starts = panel.stops - panel.lengths
-        for number in np.flatnonzero(known):
-            name = panel.ids[number]
-            _check_follows(name, last_ds[at[name]], panel.times[starts[number]], before.frequency)
-            last_ds[at[name]] = panel.last_ds[number]
-        memory = _advance_some(network, memory, pool, np.flatnonzero(known), [at[n] for n in panel.ids[known]])
-    if known.all():
+    if len(known):
+        for number, position in zip(known, at[known], strict=True):
+            last_ds[position] = panel.last_ds[number]
+        memory = _advance_some(network, memory, pool, known, at[known])
+    if not len(fresh):
         return PanelMemory(before.ids, last_ds, before.frequency, memory)
-    fresh = np.flatnonzero(~known)
     memory = concat_memories([memory, read_series(network, pool, torch.as_tensor(fresh))])
     ids = np.concatenate([before.ids, panel.ids[fresh]])
     return PanelMemory(ids, [*last_ds, *(panel.last_ds[n] for n in fresh)], before.frequency, memory)
@@ -108,50 +105,41 @@ def go_on(network: ForecastNetwork, before: PanelMemory, panel: Panel, encoder: 
 
 def bridge_gaps(before: PanelMemory, rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     """Rows of which each known series begins right after its last one: where it does not, with a missing value."""
-    bridges = []
-    for name, own in rows.groupby(columns.id, sort=False):
-        found = np.flatnonzero(before.ids == name)
-        if len(found):
-            expected = future_axis(before.last_ds[found[0]], 1, before.frequency)[0]
-            if own[columns.ds].min() > expected:
-                first = own.sort_values(columns.ds).head(1)
-                bridges.append(first.assign(**{columns.ds: expected, columns.y: np.nan}))
-    return pd.concat([*bridges, rows], ignore_index=True)
+    first = rows.sort_values(columns.ds, kind="stable").drop_duplicates(columns.id)
+    at = pd.Index(before.ids).get_indexer(first[columns.id])
+    first, at = first[at >= 0], at[at >= 0]
+    expected = next_times([before.last_ds[position] for position in at], before.frequency)
+    late = np.array([due < time for due, time in zip(expected, first[columns.ds], strict=True)], dtype=bool)
+    due = pd.Series(expected, dtype=rows[columns.ds].dtype).to_numpy()[late]
+    return pd.concat([first[late].assign(**{columns.ds: due, columns.y: np.nan}), rows], ignore_index=True)
 
 
-def _check_follows(name: Any, last: Any, first: Any, frequency: Frequency) -> None:
-    expected = future_axis(last, 1, frequency)[0]
-    if first != expected:
-        raise ValueError(
-            f"the new rows of series {shown(name)} must begin at {expected}, right after its last one, "
-            f"got {first}: leave out what was read already, and insert missing rows with NaN values"
-        )
+def _check_follow(before: PanelMemory, panel: Panel, numbers: np.ndarray, positions: np.ndarray) -> None:
+    firsts = panel.times[(panel.stops - panel.lengths)[numbers]].tolist()
+    expected = next_times([before.last_ds[position] for position in positions], before.frequency)
+    for number, first, due in zip(numbers, firsts, expected, strict=True):
+        if first != due:
+            raise ValueError(
+                f"the new rows of series {shown(panel.ids[number])} must begin at {due}, right after its last one, "
+                f"got {first}: leave out what was read already, and insert missing rows with NaN values"
+            )
 
 
 def _advance_some(
-    network: ForecastNetwork, memory: Memory, pool: SeriesPool, chosen: np.ndarray, positions: list[int]
+    network: ForecastNetwork, memory: Memory, pool: SeriesPool, chosen: np.ndarray, positions: np.ndarray
 ) -> Memory:
     """Read the ``chosen`` series of a pool into the memories at ``positions``, those of equal length together."""
-    lengths = pool.lengths[chosen]
-    parts, order = [], []
-    rest = sorted(set(range(len(memory.hidden))) - set(positions))
-    if rest:
-        parts.append(_select(memory, rest))
-        order += rest
-    for length in lengths.unique().tolist():
-        group = np.flatnonzero(lengths.numpy() == length)
+    lengths = pool.lengths.numpy()[chosen]
+    for length in np.unique(lengths).tolist():
+        group = lengths == length
         series = torch.as_tensor(chosen[group])
         rows = pool.windows(series, pool.stops[series], before=length).rows.move(network.margins.device)
-        at = [positions[k] for k in group]
-        parts.append(advance(network, _select(memory, at), rows)[0])
-        order += at
-    return _select(concat_memories(parts), torch.argsort(torch.as_tensor(order)).tolist())
-
-
-def _select(memory: Memory, positions: list[int]) -> Memory:
-    """Some of the series; all of them, in order, are the memory itself: copying it costs more than a step."""
-    whole = positions == list(range(len(memory.hidden)))
-    return memory if whole else memory.series(torch.as_tensor(positions))
+        at = torch.as_tensor(positions[group], device=network.margins.device)
+        # All of the series, in order, are the memory itself: copying it costs more than a step.
+        whole = len(at) == len(memory.hidden) and bool((at.diff() == 1).all())
+        after, _ = advance(network, memory if whole else memory.series(at), rows)
+        memory = after if whole else memory.replaced(at, after)
+    return memory
 
 
 def rows_ahead(
@@ -208,8 +196,21 @@ def _join_future(frame: pd.DataFrame, future: Any, encoder: CovariateEncoder) ->
     missing = [name for name in names if name not in future.columns]
     if missing:
         raise ValueError(f"future has no column {missing[0]!r}, only {list(future.columns)}")
-    once = future[names].drop_duplicates([columns.id, columns.ds])
-    joined = frame.merge(once, on=[columns.id, columns.ds], how="left", indicator=True)
+    keys = [columns.id, columns.ds]
+    twice = future.duplicated(keys).to_numpy()
+    if twice.any():
+        row = future.iloc[int(twice.argmax())]
+        raise ValueError(
+            f"future has more than one row for series {shown(row[columns.id])} at {columns.ds} = {row[columns.ds]}: "
+            "drop the others"
+        )
+    try:
+        joined = frame.merge(future[names], on=keys, how="left", indicator=True)
+    except ValueError as error:
+        wanted, got = ([str(each[key].dtype) for key in keys] for each in (frame, future))
+        raise ValueError(
+            f"the columns {keys} of future must be {wanted}, like those of the series, got {got}"
+        ) from error
     absent = (joined["_merge"] != "both").to_numpy()
     if absent.any():
         row = joined.iloc[int(absent.argmax())]

@@ -110,6 +110,11 @@ class ForecasterParameters(BaseEstimator):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"covariate {twice!r} is named twice: a covariate is static, known or past")
+        for option in ("id_col", "ds_col", "y_col"):
+            if getattr(self, option) in names:
+                raise ValueError(
+                    f"covariate {getattr(self, option)!r} is the {option} already: copy it under a new name"
+                )
 
     def _season_lengths(self, panel: Panel) -> tuple[int, ...]:
         """Seasons in steps, ascending: those given, else the frequency's usual ones, else those found in the values."""

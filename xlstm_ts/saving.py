@@ -15,11 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xlstm_kernels import pack_state, unpack_state
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.embeddings import CovariateSizes
 from xlstm_ts.frames import Columns
-from xlstm_ts.memory import Memory, empty_memory
+from xlstm_ts.memory import Memory
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.panel_memory import PanelMemory
 from xlstm_ts.rows import Rows
@@ -88,22 +87,21 @@ def load_forecaster(
     encoder = CovariateEncoder(columns, moments, codes)
     ids = np.array(settings["ids"], dtype=None if _all_integers(settings["ids"]) else object)
     last_ds = _times_from_json(settings["last_ds"])
-    remembered = PanelMemory(ids, last_ds, settings["frequency"], _memory(network, _part(tensors, "memory.")))
+    remembered = PanelMemory(ids, last_ds, settings["frequency"], _memory(_part(tensors, "memory.")))
     return _with_tuples(settings["parameters"]), network, encoder, remembered, settings["losses"]
 
 
 def _tensors(network: ForecastNetwork, memory: Memory) -> dict[str, Tensor]:
     buffer = {f"memory.{name}": field for name, field in memory.buffer._asdict().items()}
-    phases = torch.stack([pack_state(state) for state in memory.phases])  # (P, N, numbers of a state)
+    phases = torch.stack(memory.phases)  # (P, N, numbers of a state)
     found = {f"network.{name}": weight for name, weight in network.state_dict().items()}
     found |= {**buffer, "memory.hidden": memory.hidden, "memory.phases": phases}
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
 
-def _memory(network: ForecastNetwork, tensors: dict[str, Tensor]) -> Memory:
-    like = empty_memory(network, 1).phases[0]
-    phases = tuple(unpack_state(packed, like=like) for packed in tensors["phases"])
-    return Memory(Rows(*(tensors[name] for name in Rows._fields)), tensors["hidden"], phases)
+def _memory(tensors: dict[str, Tensor]) -> Memory:
+    rows = Rows(*(tensors[name] for name in Rows._fields))
+    return Memory(rows, tensors["hidden"], tuple(state.clone() for state in tensors["phases"]))
 
 
 def _network_config(settings: dict[str, Any]) -> NetworkConfig:

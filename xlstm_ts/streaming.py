@@ -13,10 +13,10 @@ import torch
 from xlstm_ts.adaptation import Adaptation, issue, no_adaptation, observe, widen
 from xlstm_ts.covariates import CovariateEncoder
 from xlstm_ts.forecasting import forecast_quantiles
-from xlstm_ts.frequency import future_axis
+from xlstm_ts.frequency import next_time
 from xlstm_ts.memory import advance, newest
 from xlstm_ts.network import ForecastNetwork
-from xlstm_ts.outputs import forecast_columns
+from xlstm_ts.outputs import forecast_frame
 from xlstm_ts.panel_memory import PanelMemory, rows_ahead
 from xlstm_ts.rows import Rows, to_rows
 
@@ -74,7 +74,7 @@ class Stream:
             raise ValueError(f"y must be finite, or NaN where it is missing, got {value}")
         rows = self._row(value, dict(covariates or {}))
         memory, _ = advance(self._network, self._remembered.memory, rows)
-        now = future_axis(self.last_ds, 1, self._remembered.frequency)[0]
+        now = next_time(self.last_ds, self._remembered.frequency)
         self._remembered = replace(self._remembered, last_ds=[now], memory=memory)
         self._adaptation = observe(self._adaptation, value, self._rate)
 
@@ -89,7 +89,7 @@ class Stream:
             unit = float(newest(self._network, self._remembered.memory).tokens.scale.scale)
             quantiles = widen(self._adaptation, quantiles, unit)
             self._adaptation = issue(self._adaptation, quantiles, unit)
-        return frame.assign(**forecast_columns(quantiles, level))
+        return forecast_frame(frame, quantiles, level)
 
     def snapshot(self) -> Snapshot:
         """All that the stream remembers, as a value."""

@@ -143,6 +143,8 @@ def train(
     )
     hold_out = partial(validation_tails, pool.lengths, horizon=sizes.horizon, season_length=sizes.season_lengths[0])
     tails = hold_out(config.val_size)
+    if config.val_size and not tails.any():
+        raise ValueError(f"val_size={config.val_size} leaves no series more than two seasons to train on: choose less")
     if tails.any():
         step = validation_step(tails, sizes.horizon)
         held_out = tail_loader(pool, tails, sizes, config, step=step)
@@ -205,6 +207,12 @@ def fit_network(
             "logger": False,
             "enable_checkpointing": bool(best or folder),
             "enable_model_summary": False,
+            "enable_progress_bar": progress_bar,
+            "max_epochs": config.max_epochs,
+            "gradient_clip_val": GRADIENT_CLIP,
+            "default_root_dir": kept,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,  # each process draws windows of its own
             **trainer_params,
         }
         callbacks: list[Callback] = options.pop("callbacks", [])
@@ -212,16 +220,7 @@ def fit_network(
             callbacks = [EarlyStopping("val_loss", patience=config.patience), best, *callbacks]
         if folder:
             callbacks = [*callbacks, ModelCheckpoint(kept, "last", enable_version_counter=False)]
-        trainer = L.Trainer(
-            max_epochs=config.max_epochs,
-            gradient_clip_val=GRADIENT_CLIP,
-            default_root_dir=kept,
-            enable_progress_bar=progress_bar,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # each process draws windows of its own
-            callbacks=callbacks,
-            **options,
-        )
+        trainer = L.Trainer(callbacks=callbacks, **options)
         interrupted = kept / "last.ckpt"
         trainer.fit(
             module,

@@ -84,3 +84,35 @@ def test_wrong_arguments_exit_with_two() -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["predict"])
     assert stopped.value.code == 2
+
+
+def test_a_plot_with_known_covariates_takes_those_ahead(tmp_path: Path) -> None:
+    old, new = WHOLE.groupby("unique_id").head(34), WHOLE.groupby("unique_id").head(40).groupby("unique_id").tail(6)
+    for name, part in (("old", old), ("new", new)):
+        part.assign(price=1.0).to_csv(tmp_path / f"{name}.csv", index=False)
+    data = tmp_path / "old.csv"
+    fit = ["fit", data, "--horizon", HORIZON, "--known", "price", "--set", SETTINGS, "--quiet"]
+    assert run(*fit, model=tmp_path) == 0
+
+    assert run("plot", data, "--output", tmp_path / "a.png", model=tmp_path) == 1
+    plot = ["plot", data, "--future", tmp_path / "new.csv", "--output", tmp_path / "a.png"]
+    assert run(*plot, model=tmp_path) == 0
+
+
+def test_a_wide_file_is_drawn(folder: Path) -> None:
+    WHOLE.pivot(index="ds", columns="unique_id", values="y").to_csv(folder / "wide.csv")
+
+    assert run("plot", folder / "wide.csv", "--output", folder / "b.png", model=folder) == 0
+
+
+def test_a_forecast_is_not_written_to_another_kind_of_file(folder: Path, capsys) -> None:
+    assert run("predict", "--output", folder / "out.xlsx", model=folder) == 1
+    assert "out.xlsx must be a .csv, .csv.gz or .parquet file" in capsys.readouterr().err
+
+
+def test_times_in_a_way_of_writing_that_is_not_known_are_named(folder: Path, capsys) -> None:
+    WHOLE.assign(ds=WHOLE["ds"].dt.strftime("%d/%m/%Y")).to_csv(folder / "european.csv", index=False)
+
+    assert run("predict", "--data", folder / "european.csv", model=folder) == 1
+    assert "column 'ds' of" in (said := capsys.readouterr().err)
+    assert "write them like 2024-01-31" in said

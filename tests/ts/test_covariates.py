@@ -137,6 +137,12 @@ def test_static_and_past_covariates_keep_their_last_value_ahead(fitted: xLSTMFor
         (None, r"\['price', 'promotion'\] are needed for the steps ahead"),
         (future_of(panel_of()).drop(columns="price"), "future has no column 'price'"),
         (future_of(panel_of()).iloc[:-1], "future has no row for series 'b' at ds = 79"),
+        (pd.concat([future_of(panel_of())] * 2), "future has more than one row for series 'a' at ds = 74"),
+        (
+            future_of(panel_of()).astype({"ds": str}),
+            r"\['unique_id', 'ds'\] of future must be .* like those of the series",
+        ),
+        (future_of(panel_of()).assign(price=np.inf), "covariate 'price' is infinite in row 0"),
     ],
 )
 def test_a_future_that_lacks_something_is_named(fitted: xLSTMForecaster, future: object, message: str) -> None:
@@ -155,3 +161,15 @@ def test_a_static_covariate_that_changes_is_named() -> None:
 def test_a_covariate_of_two_kinds_is_refused() -> None:
     with pytest.raises(ValueError, match="covariate 'price' is named twice"):
         xLSTMForecaster(**TINY, known=["price"], past=["price"]).fit(panel_of())
+
+
+def test_times_as_a_covariate_are_refused() -> None:
+    frame = panel_of().assign(price=pd.Timestamp("2024-01-01"))
+
+    with pytest.raises(ValueError, match="covariate 'price' holds times: make it numbers"):
+        CovariateEncoder.fit(frame, COLUMNS)
+
+
+def test_a_covariate_cannot_be_the_target() -> None:
+    with pytest.raises(ValueError, match="covariate 'y' is the y_col already"):
+        xLSTMForecaster(**TINY, past=["y"]).fit(panel_of())

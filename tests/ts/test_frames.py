@@ -133,3 +133,61 @@ def test_names_and_rows_that_are_numbers_are_shown_as_numbers() -> None:
 def test_a_frequency_that_no_series_shows_is_an_error() -> None:
     with pytest.raises(ValueError, match="series 'a' has too few or irregular points"):
         read_panel(make_panel({"a": 2}, "2020-01-01", "D"), COLUMNS)
+
+
+def test_a_value_whose_square_is_not_finite_is_named() -> None:
+    frame = make_panel({"a": 5})
+    frame.loc[3, "y"] = -1e200
+
+    with pytest.raises(ValueError, match=r"'y' of series 'a' is -1e\+200 at ds = 4 .*less than 1e\+100"):
+        read_panel(frame, COLUMNS)
+
+
+def test_a_column_that_occurs_twice_is_named() -> None:
+    frame = make_panel({"a": 5})
+
+    with pytest.raises(ValueError, match="more than one column 'y'"):
+        read_panel(pd.concat([frame, frame[["y"]]], axis=1), COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("frame", "cure"),
+    [
+        (make_panel({"a": 5}).set_index("ds"), r"'ds'.*in the index, call reset_index\(\)"),
+        (make_panel({"a": 5}).drop(columns="unique_id"), r"'unique_id'.*frame\.assign\(unique_id='\.\.\.'\)"),
+    ],
+)
+def test_what_helps_a_frame_without_a_column_is_said(frame: pd.DataFrame, cure: str) -> None:
+    with pytest.raises(ValueError, match=cure):
+        read_panel(frame, COLUMNS)
+
+
+@pytest.mark.parametrize("fill_gaps", [False, True])
+def test_integers_where_timestamps_are_expected_are_named(fill_gaps: bool) -> None:
+    with pytest.raises(ValueError, match="series 'a' has times of dtype int64 where the frequency 'D' is expected"):
+        read_panel(make_panel({"a": 1}), COLUMNS, frequency="D", fill_gaps=fill_gaps)
+
+
+def test_daily_series_may_run_for_centuries() -> None:
+    frame = make_panel({"a": 120_000, "b": 3}, "2000-01-01", "D")
+
+    assert read_panel(frame, COLUMNS).lengths.tolist() == [120_000, 3]
+
+
+def test_inserted_rows_repeat_the_covariates_before_them() -> None:
+    frame = make_panel({"a": 6, "b": 5}).assign(price=np.arange(11.0)).drop(index=[2, 3, 8])
+
+    panel = read_panel(frame, Columns(known=("price",)), fill_gaps=True)
+
+    assert panel.lengths.tolist() == [6, 5]
+    assert panel.times.tolist() == [*range(1, 7), *range(1, 6)]
+    assert np.flatnonzero(np.isnan(panel.values)).tolist() == [2, 3, 8]
+    assert panel.covariates["price"].tolist() == [0, 1, 1, 1, 4, 5, 6, 7, 7, 9, 10]
+
+
+def test_a_point_between_those_of_the_frequency_is_no_gap() -> None:
+    frame = make_panel({"a": 6}, "2020-01-01", "h")
+    frame.loc[4, "ds"] += pd.Timedelta(minutes=20)
+
+    with pytest.raises(ValueError, match=r"series 'a' .*expected 2020-01-01 04:00:00 .*got 2020-01-01 04:20:00"):
+        read_panel(frame, COLUMNS, frequency="h", fill_gaps=True)

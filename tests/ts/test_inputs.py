@@ -114,3 +114,26 @@ def test_a_panel_of_single_rows_is_continued_at_its_level() -> None:
     forecast = xLSTMForecaster(**TINY, freq="D").fit(make_panel({"a": 1, "b": 1}, "2024-01-01", "D")).predict()
 
     np.testing.assert_allclose(forecast["xLSTM"], [10.09] * HORIZON + [20.09] * HORIZON, rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (make_panel({"a": 5}).set_index(["unique_id", "ds"])["y"], r"levels \['unique_id', 'ds'\].*reset_index"),
+        (pd.DataFrame(np.ones((3, 2)), columns=pd.MultiIndex.from_product([["a"], [1, 2]])), "columns have 2 levels"),
+    ],
+)
+def test_labels_of_several_levels_are_refused(data: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_long(data, COLUMNS)
+
+
+def test_a_wide_frame_may_repeat_a_time_until_it_is_checked() -> None:
+    wide = pd.DataFrame({"a": [np.nan, 1.0, 2.0]}, index=[7, 7, 8])
+
+    assert to_long(wide, COLUMNS)["ds"].tolist() == [7, 8]
+
+
+def test_a_panel_without_a_single_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="'y' holds no value, only missing ones"):
+        xLSTMForecaster(**TINY).fit(make_panel({"a": 9}).assign(y=np.nan))

@@ -54,3 +54,8 @@ def test_a_backtest_is_drawn_at_one_lead(fitted: xLSTMForecaster) -> None:
 def test_half_lives_and_attributions_are_drawn(fitted: xLSTMForecaster) -> None:
     assert len(plot_half_lives(fitted.half_lives()).lines) == 1
     assert plot_attribution(fitted.attribution(), last=20).collections
+
+
+def test_an_attribution_ends_with_the_trained_horizon(fitted: xLSTMForecaster) -> None:
+    with pytest.raises(ValueError, match="step must be at most the horizon"):
+        fitted.attribution(step=1000)

@@ -249,6 +249,31 @@ def test_every_head_forecasts_levels(name: str) -> None:
     assert (forecast["xLSTM-lo-50"] <= forecast["xLSTM-hi-50"]).all()
 
 
-def test_counts_must_not_be_negative() -> None:
-    with pytest.raises(ValueError, match="needs counts, got the value -3"):
-        xLSTMForecaster(**TINY, head="negative_binomial").fit(WHOLE.assign(y=-3.0))
+@pytest.mark.parametrize("value", [-3.0, 2.5])
+def test_counts_must_be_counts(value: float) -> None:
+    with pytest.raises(ValueError, match=f"needs counts, got the value {value}"):
+        xLSTMForecaster(**TINY, head="negative_binomial").fit(WHOLE.assign(y=value))
+
+
+def test_a_loaded_forecaster_scores_series_with_their_history(forecaster: xLSTMForecaster, tmp_path) -> None:
+    forecaster.save(tmp_path)
+    loaded = xLSTMForecaster.load(tmp_path)
+
+    with pytest.raises(ValueError, match="holds no rows, only what it remembers of them: pass whole series"):
+        loaded.score(split(WHOLE)[1])
+    assert loaded.score(WHOLE) == pytest.approx(forecaster.score(WHOLE))
+
+
+def test_a_backtest_of_series_that_are_too_short_is_refused(trained: xLSTMForecaster) -> None:
+    with pytest.raises(ValueError, match=f"no series has a row before the {HORIZON} steps .* the longest has 5 rows"):
+        trained.backtest(make_panel({"a": 5}))
+
+
+def test_levels_must_be_a_list(trained: xLSTMForecaster) -> None:
+    with pytest.raises(ValueError, match=r"level must be a list of percentages, such as \[80\], got 90"):
+        trained.predict(level=90)
+
+
+def test_a_held_out_tail_that_no_series_can_spare_is_refused() -> None:
+    with pytest.raises(ValueError, match="val_size=60 leaves no series more than two seasons"):
+        xLSTMForecaster(**TINY, val_size=60).fit(make_panel({"a": 60}))

@@ -184,6 +184,15 @@ def test_trainer_arguments_are_handed_on(network: ForecastNetwork, pool: SeriesP
     assert list(tmp_path.rglob("metrics.csv"))
 
 
+def test_trainer_arguments_come_before_our_own(network: ForecastNetwork, pool: SeriesPool, tmp_path: Path) -> None:
+    seen = Losses()
+    mine = {"max_epochs": 1, "gradient_clip_val": 0.5, "default_root_dir": tmp_path, "callbacks": [seen]}
+
+    train(network, pool, TrainingConfig(**SETTINGS), trainer_params=mine)
+
+    assert len(seen.losses) == 1
+
+
 class Killed(Exception):
     """What ends a training from outside."""
 
