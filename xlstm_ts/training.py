@@ -27,6 +27,7 @@ from xlstm_ts.loaders import (
     validation_tails,
 )
 from xlstm_ts.network import ForecastNetwork
+from xlstm_ts.preferences import fit_preferences, read_offers
 from xlstm_ts.supervision import supervise
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, Windows
@@ -122,7 +123,7 @@ def train(
         progress_bar: show Lightning's.
         trainer_params: more arguments for ``lightning.Trainer``, such as accelerator, devices or logger.
         folder: where each epoch leaves a checkpoint, to go on from after an interruption; None is nowhere.
-        go_on: the network was trained on other data: its linear map stays.
+        go_on: the network was trained on other data: what it began with stays.
 
     Returns:
         The last train_loss and, with held-out tails, the best val_loss.
@@ -137,7 +138,7 @@ def train(
         fit_network,
         config=config,
         least=least,
-        solve=bool(sizes.linear_lookback) and not go_on,
+        fresh=not go_on,
         progress_bar=progress_bar,
         trainer_params=trainer_params or {},
     )
@@ -182,7 +183,7 @@ def fit_network(
     *,
     config: TrainingConfig,
     least: int,
-    solve: bool,
+    fresh: bool,
     held_out: DataLoader[Windows] | None = None,
     progress_bar: bool,
     trainer_params: Mapping[str, Any],
@@ -193,8 +194,8 @@ def fit_network(
     These may be the ones that it began with: training is kept as far as it helps.
     """
     training = training_loader(pool, network.config, config)
-    if solve:
-        network.candidates.linear_map.copy_(fit_linear_map(training, held_out, network.config, unit=config.loss_unit))
+    if fresh:
+        find_start(network, training, held_out, unit=config.loss_unit)
     module = ForecastModule(network.cpu(), config, least_history=least)
     untrained = copy.deepcopy(module.state_dict())
     at_first = validation_loss(module, held_out) if held_out else 0.0
@@ -236,6 +237,18 @@ def fit_network(
                 losses["val_loss"] = at_first
     network.cpu().eval()
     return losses
+
+
+def find_start(
+    network: ForecastNetwork, training: DataLoader[Windows], held_out: DataLoader[Windows] | None, *, unit: str
+) -> None:
+    """What training begins with: the linear map, solved for, where there is one; else the best mixture of the past."""
+    candidates = network.candidates
+    if network.config.linear_lookback:
+        candidates.linear_map.copy_(fit_linear_map(training, held_out, network.config, unit=unit))
+        return
+    offers = read_offers(network.cpu(), training.dataset)
+    network.decoder.prefer(fit_preferences(offers, torch.tensor(candidates.preferences)))
 
 
 @torch.inference_mode()

@@ -1,0 +1,73 @@
+"""Which candidates a decoder prefers before training: the fixed mixture of them that forecasts training windows best.
+
+Gradient descent on few windows finds too late that prices continue their last value, and loads their last week.
+
+Shapes: M windows, h of the H steps ahead, K candidates.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from xlstm_ts.network import ForecastNetwork
+from xlstm_ts.tokens import tokenise
+from xlstm_ts.windows import WindowDataset, Windows
+
+# Of M * h forecasts: a mixture of some ten candidates has little to learn from more.
+MOST_WINDOWS, MOST_STEPS = 1024, 16
+UPDATES, RATE = 150, 0.1
+# Weighs the squared distance from the usual preferences: what a few windows ask for stays close to them.
+LOYALTY = 0.01
+
+
+class Offers(NamedTuple):
+    """What candidates forecast at the ends of windows, and what came true, in units of each origin's scale.
+
+    Attributes:
+        values: (M, h, K).
+        available: (M, h, K) bool.
+        target: (M, h), arbitrary where it did not come.
+        came: (M, h) bool.
+    """
+
+    values: Tensor
+    available: Tensor
+    target: Tensor
+    came: Tensor
+
+
+@torch.no_grad()
+def read_offers(network: ForecastNetwork, data: Dataset[Windows]) -> Offers:
+    """The candidates of windows and of steps ahead, both evenly spread."""
+    assert isinstance(data, WindowDataset)
+    reach, horizon = network.config.reach, network.config.horizon
+    index = torch.arange(0, len(data), -(-len(data) // MOST_WINDOWS))
+    steps = torch.arange(0, horizon, -(-horizon // MOST_STEPS))
+    rows, _ = data.__getitems__(index.tolist())
+    past, future = rows.steps(slice(-reach - horizon, -horizon)), rows.steps(slice(-horizon, None))
+    tokens = tokenise(past.values, past.seen, reach=reach, stride=1, span=network.config.span)
+    target = tokens.scale.normalise(future.values[:, None])
+    values, available = network.candidates(tokens)
+    return Offers(values[:, 0, steps], available[:, 0, steps], target[:, 0, steps], future.seen[:, steps])
+
+
+def fit_preferences(offers: Offers, usual: Tensor) -> Tensor:
+    """The logarithms of the weights (K,) of the mixture with the least absolute error.
+
+    Args:
+        offers: of training windows.
+        usual: the preferences to begin with, and to stay close to.
+    """
+    preferences = usual.clone().requires_grad_()
+    optimizer = torch.optim.Adam([preferences], lr=RATE)
+    with torch.enable_grad():
+        for _ in range(UPDATES):
+            weights = preferences.masked_fill(~offers.available, -torch.inf).softmax(-1)
+            miss = (weights * offers.values).sum(-1) - offers.target
+            error = torch.where(offers.came, miss.abs(), 0.0).sum() / offers.came.sum().clamp(min=1)
+            optimizer.zero_grad()
+            (error + LOYALTY * (preferences - usual).square().mean()).backward()
+            optimizer.step()
+    return preferences.detach()
