@@ -17,7 +17,9 @@ from xlstm_kernels.state import state_leaves
 
 B, D = 3, 16
 CONFIGS = {
-    "mixed": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=1, slstm_at=(1,)),
+    "mLSTM": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=2),
+    "mixed": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=2, slstm_at=(1,)),
+    "one head": xLSTMConfig(embedding_dim=D, num_blocks=2, num_heads=1, slstm_at=(1,)),
     "7B": xLSTMConfig(embedding_dim=D, num_blocks=1, num_heads=2, mlstm_block="7b"),
     "TiRex": xLSTMConfig(embedding_dim=D, num_blocks=1, num_heads=2, slstm_at=(0,), slstm_block="tirex"),
 }

@@ -16,7 +16,6 @@ def key_role(
     V,
     DH,
     TAPE,
-    C_STATES,
     PARTS,
     DC_STATES,
     DK_OUT,
