@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 SMALLEST_TILE = 16  # of a matrix product in Triton
+MANY = 2048  # steps whose gates fit the registers of four warps
 FEW_HEADS, LONG = 66, 2048  # walks of fewer heads over more steps leave most of a device idle
 
 
@@ -22,7 +23,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Plan:
-    """The kernels that run, with their tiles, and the size of chunks.
+    """The kernels that run, with their tiles, the size of chunks, and of how many steps the gates are held at once.
 
     Forward is one launch, ``walk``, or ``states`` and ``outputs``, which take all chunks at once. Backward is
     ``backward_states`` and then ``chunks``, programs with all gradients of a chunk, or ``roles``, with one each.
@@ -30,6 +31,7 @@ class Plan:
 
     chunk: int
     backward_states: Tiles
+    gates: int = MANY
     walk: Tiles | None = None
     states: Tiles | None = None
     outputs: Tiles | None = None
@@ -43,17 +45,17 @@ class Plan:
         return replace(self, chunk=chunk, **shorter)
 
 
-def _narrow(chunk: int, tiles: Tiles) -> Plan:
-    return Plan(chunk, backward_states=tiles, walk=tiles, chunks=replace(tiles, stages=min(tiles.stages, 2)))
+def _narrow(chunk: int, tiles: Tiles, gates: int = 512) -> Plan:
+    return Plan(chunk, tiles, gates, walk=tiles, chunks=replace(tiles, stages=min(tiles.stages, 2)))
 
 
 # By the wider head dim, padded: registers without spills come first, then two programs on a multiprocessor. Four warps
 # are a tile of the tensor cores; eight split it, and lose. From 128 on the memory of a head outgrows a program: a walk
 # over tiles of it is short once the gates are known, and all else runs in parallel.
 _HALF = {
-    16: _narrow(32, Tiles(16, 16, 1, 3)),
-    32: _narrow(32, Tiles(32, 32, 1, 3)),
-    64: _narrow(64, Tiles(64, 64, 4, 3)),
+    16: _narrow(32, Tiles(16, 16, 1, 3), gates=128),
+    32: _narrow(32, Tiles(32, 32, 1, 3), gates=128),
+    64: _narrow(64, Tiles(64, 64, 4, 3), gates=MANY),
     128: Plan(
         128,
         states=Tiles(64, 64, 4, 3),
@@ -101,7 +103,7 @@ def plan(DK: int, DV: int, operand: torch.dtype, few: bool, chunk_size: int | No
     chosen = table[tile(max(DK, DV), max(table))]
     if few and chosen.walk is not None:
         tiles = replace(chosen.walk, warps=4, rows=chosen.chunk)
-        chosen = replace(chosen, walk=None, states=tiles, outputs=tiles)
+        chosen = replace(chosen, walk=None, states=tiles, outputs=tiles, gates=MANY)
     if chunk_size is not None:
         chosen = chosen.cut(tile(chunk_size, 64 if chosen.walk is not None else chosen.chunk))
     return chosen

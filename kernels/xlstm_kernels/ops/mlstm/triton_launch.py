@@ -82,10 +82,10 @@ def _run_forward(
     passes: Passes,
     record: bool,
 ) -> _Outputs:
-    """The results and the tape, which holds something else where there is no ``record``."""
+    """The results and the tape, whose c is something else where there is no ``record``."""
     h, c_last, n_last, m_last = _room(passes, v)
     walk, *apart = passes.forward(record)
-    tape, c_states = passes.tape() if record or apart else (m_last, h)  # any, where nothing reads it
+    tape, c_states = passes.tape(), passes.c_states() if record or apart else h  # any, where nothing reads it
     with on_device_of(q):
         if apart:
             gates, (states, steps) = walk, apart
@@ -182,16 +182,17 @@ def _forward(
     record: bool,
 ) -> _Outputs:
     passes = passes_over(q, k, v, i, c is None, resets is not None, chunk_size, normalize, precision)
-    *results, numbers, c_states = _run_forward(q, k, v, i, f, c, n, m, resets, passes, record)
-    h, c_last, n_last, m_last = results
-    tape = (numbers, c_states) if record else passes.tape(empty=True)
-    return h, c_last, n_last, m_last, *tape
+    outputs = _run_forward(q, k, v, i, f, c, n, m, resets, passes, record)
+    h, c_last, n_last, m_last, numbers, c_states = outputs
+    if not record:  # outputs of an operator share no memory
+        numbers, c_states = passes.tape(empty=True), passes.c_states(empty=True)
+    return h, c_last, n_last, m_last, numbers, c_states
 
 
 def _outputs(*inputs: Any) -> _Outputs:
     q, k, v, i, _, c, _, _, resets, *options, record = inputs
     passes = passes_over(q, k, v, i, c is None, resets is not None, *options)
-    return *_room(passes, v), *passes.tape(empty=not record)
+    return *_room(passes, v), passes.tape(empty=not record), passes.c_states(empty=not record)
 
 
 def _backward(

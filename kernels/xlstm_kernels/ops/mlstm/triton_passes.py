@@ -29,7 +29,6 @@ from .triton_kernels import (
 from .triton_kernels.parts import role_part_size, value_part_size
 from .triton_kernels.tape import record_size
 
-GATE_BLOCK = 2048  # steps of which a program holds the gates at once
 EACH = 4  # chunks that a program of the backward pass goes through, at most
 ENOUGH = 264  # programs for a device: two a multiprocessor, as many as its registers hold
 
@@ -106,8 +105,8 @@ class Passes:
         self.NC = NC = count(S, cut.chunk)
         self.state_shapes = (B, NH, DK, DV), (B, NH, DK), (B, NH)
         chunks = B * NH * NC
-        self.tape_shapes = chunks * _numbers(record_size, cut.chunk, case.DK), (B, NH, NC, DK, DV)
-        self.tape_dtypes = case.logs, case.operand
+        self.tape_size = chunks * _numbers(record_size, cut.chunk, case.DK)
+        self.c_shape = B, NH, NC, DK, DV
         self.parts = count(DV, cut.backward_states.values)  # that dn and the denominator's share come in
         self.key_roles = 0 if cut.roles is None else count(DK, cut.roles.out)
         of_values = self.parts * _numbers(value_part_size, cut.chunk, case.DK)
@@ -115,14 +114,14 @@ class Passes:
         self.forward = functools.cache(self._prepare_forward)
         self.backward = functools.cache(self._prepare_backward)
 
-    def tape(self, *, empty: bool = False) -> tuple[Tensor, Tensor]:
-        """Room for numbers of steps and chunks in one flat array, as shared.py says, and for the c of chunks."""
-        numbers, c_shape = (0, (0,)) if empty else self.tape_shapes
-        logs, operand = self.tape_dtypes
-        return (
-            torch.empty(numbers, dtype=logs, device=self.device),
-            torch.empty(*c_shape, dtype=operand, device=self.device),
-        )
+    def tape(self, *, empty: bool = False) -> Tensor:
+        """Room for numbers of steps and chunks in one flat array, as tape.py says."""
+        return torch.empty(0 if empty else self.tape_size, dtype=self.case.logs, device=self.device)
+
+    def c_states(self, *, empty: bool = False) -> Tensor:
+        """Room for the c before each chunk."""
+        shape = (0,) if empty else self.c_shape
+        return torch.empty(*shape, dtype=self.case.operand, device=self.device)
 
     def _prepare_forward(self, record: bool) -> tuple[Launch, ...]:
         """The walk, or gates, states and outputs; with a ``record`` for backward or without."""
@@ -191,13 +190,14 @@ def _tiles(case: Case, tiles: Tiles) -> dict[str, int]:
 def _forward_constants(case: Case, fresh: bool, record: bool) -> dict[Any, dict[str, Any]]:
     """Of each kernel that runs."""
     cut, constants = plan_of(case), case.constants
-    begin = {"FRESH": fresh, "LOGS": tl.float64 if case.logs == torch.float64 else tl.float32}
+    begin = {"FRESH": fresh, "RECORD": record, "LOGS": tl.float64 if case.logs == torch.float64 else tl.float32}
+    begin["CHUNKS"] = cut.gates // cut.chunk
     if cut.walk is not None:
         walk = {**_tiles(case, cut.walk), "STAGES": cut.walk.stages}
-        return {mlstm_forward: {**constants, **begin, **walk, "RECORD": record}}
+        return {mlstm_forward: {**constants, **begin, **walk}}
     assert cut.states is not None
     assert cut.outputs is not None
-    gates = {"DK": case.DK, "L": cut.chunk, "CHUNKS": GATE_BLOCK // cut.chunk, "WITH_RESETS": case.with_resets}
+    gates = {"DK": case.DK, "L": cut.chunk, "WITH_RESETS": case.with_resets}
     products = {name: constants[name] for name in ("DK", "DV", "OPERAND", "PRECISION")}
     states, outputs = ({**_tiles(case, tiles), "STAGES": tiles.stages} for tiles in (cut.states, cut.outputs))
     return {

@@ -3,7 +3,8 @@
 from .backward import mlstm_backward_chunks, mlstm_backward_gates
 from .backward_states import mlstm_backward_states
 from .forward import mlstm_forward
-from .forward_apart import mlstm_gates, mlstm_outputs, mlstm_states
+from .forward_apart import mlstm_outputs, mlstm_states
+from .gates import mlstm_gates
 from .roles import mlstm_backward_roles
 
 __all__ = [

@@ -15,7 +15,7 @@ AT_A, AT_U = tl.constexpr(0), tl.constexpr(1)
 AT_SLOPE = tl.constexpr(2)  # minus that of the denominator over l
 AT_FORGETS = tl.constexpr(3)  # the slope of log f over f's pre-activation
 AT_SEGMENT = tl.constexpr(4)  # only where there are resets
-# What kernels that run apart forward pass each other.
+# What the gates of all chunks leave for the walk over them, or for kernels that run apart.
 AT_WRITTEN = tl.constexpr(5)  # the weight in the state after the chunk
 AT_M, AT_FLOOR = tl.constexpr(6), tl.constexpr(7)  # M and log2 of the floor
 
