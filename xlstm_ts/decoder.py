@@ -47,12 +47,13 @@ class Decoder(nn.Module):
         with torch.no_grad():
             self.output.weight.mul_(0.3)  # training starts close to the mean of the candidates preferred
             self.output.bias.zero_()
-        self.prefer(torch.tensor(preferences))
+            self.output.bias[:num_candidates] = torch.tensor(preferences)
 
     @torch.no_grad()
-    def prefer(self, preferences: Tensor) -> None:
-        """Start from these logarithms of the candidates' weights (K,)."""
-        self.output.bias[: len(preferences)] = preferences
+    def begin(self, preferences: Tensor, outputs: Tensor) -> None:
+        """Answer every state alike: with these logarithms of the candidates' weights (K,), and these raw outputs."""
+        self.output.weight.zero_()
+        self.output.bias.copy_(torch.cat([preferences, outputs]))
 
     def forward(
         self, hidden: Tensor, candidates: Tensor, available: Tensor, covariates: Tensor
