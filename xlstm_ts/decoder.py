@@ -47,7 +47,12 @@ class Decoder(nn.Module):
         with torch.no_grad():
             self.output.weight.mul_(0.3)  # training starts close to the mean of the candidates preferred
             self.output.bias.zero_()
-            self.output.bias[:num_candidates] = torch.tensor(preferences)
+        self.prefer(torch.tensor(preferences))
+
+    @torch.no_grad()
+    def prefer(self, preferences: Tensor) -> None:
+        """Start from these logarithms of the candidates' weights (K,)."""
+        self.output.bias[: len(preferences)] = preferences
 
     @torch.no_grad()
     def begin(self, preferences: Tensor, outputs: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""Which weights a training ends with: as far from those that it began with as held-out windows approve.
+"""Which weights a training ends with: as far from plain ones as held-out windows approve.
 
-Weights between two others on the way of one training forecast about like a mixture of both (Wortsman et al., 2022):
+Weights between two others that share their beginning forecast about like a mixture of both (Wortsman et al., 2022):
 where few rows teach, half of what was learned is often better than all of it.
 """
 
@@ -24,8 +24,8 @@ class Lesson(NamedTuple):
     """How much of a training helped.
 
     Attributes:
-        epochs: that led to the best weights; 0 where those at the beginning were.
-        share: of the way from the beginning to the weights after these epochs.
+        epochs: that led to the best weights; 0 where the plain ones were.
+        share: of the way from the plain weights to those after these epochs.
     """
 
     epochs: int
@@ -50,11 +50,11 @@ def between(start: Weights, end: Weights, share: float) -> dict[str, Tensor]:
 def choose_weights(
     module: ForecastModule, start: Weights, best: Path, held_out: DataLoader[Windows]
 ) -> tuple[float, Lesson]:
-    """Load the weights on the line from the first to the best ones that forecast held-out windows best.
+    """Load the weights on the line from the plain to the best ones that forecast held-out windows best.
 
     Args:
-        module: whose weights are chosen.
-        start: the weights that training began with.
+        module: whose network's weights are chosen.
+        start: the network's plain weights, none of the way.
         best: the checkpoint of the best epoch.
         held_out: windows that training did not see.
 
@@ -62,11 +62,11 @@ def choose_weights(
         Their validation loss, and what led to them.
     """
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-    end = checkpoint["state_dict"]
+    end = {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
     found = []
     for share in SHARES:
-        module.load_state_dict(between(start, end, share))
+        module.network.load_state_dict(between(start, end, share))
         found.append((validation_loss(module, held_out), -share))
     loss, share = min(found)  # of equally good ones, what was learned
-    module.load_state_dict(between(start, end, -share))
+    module.network.load_state_dict(between(start, end, -share))
     return loss, Lesson(int(checkpoint["epoch"]) + 1 if share else 0, -share)

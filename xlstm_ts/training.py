@@ -135,17 +135,18 @@ def fit_network(
 ) -> tuple[dict[str, float], Lesson]:
     """One run of the trainer; with held-out windows it ends with the weights that forecast them best.
 
-    These may be the ones that it began with: training is kept as far as it helps, or as it helped in a rehearsal.
+    These may be the plain ones of ``find_start``: training is kept as far as it helps, or as it helped in a rehearsal.
     """
     training = training_loader(pool, network.config, config)
-    if fresh:
-        find_start(network, training, held_out, unit=config.loss_unit)
+    start = copy.deepcopy(
+        find_start(network, training, held_out, unit=config.loss_unit) if fresh else network.state_dict()
+    )
     lesson = lesson or Lesson(config.max_epochs, 1.0)
     if not lesson.epochs:
+        network.load_state_dict(start)
         network.eval()
         return {}, lesson
     module = ForecastModule(network.cpu(), replace(config, max_epochs=lesson.epochs), least_history=least)
-    start = copy.deepcopy(module.state_dict())
     with checkpoint_folder(folder) as kept:
         losses = run_trainer(
             module,
@@ -159,7 +160,7 @@ def fit_network(
         if held_out:
             losses["val_loss"], lesson = choose_weights(module, start, kept / "best.ckpt", held_out)
         else:
-            module.load_state_dict(between(start, module.state_dict(), lesson.share))
+            network.load_state_dict(between(start, network.state_dict(), lesson.share))
     network.cpu().eval()
     return losses, lesson
 

@@ -44,9 +44,14 @@ def held_out() -> DataLoader[Windows]:
 
 
 def move_bias(module: ForecastModule, by: float) -> dict[str, torch.Tensor]:
-    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    weights["network.decoder.output.bias"] += by
+    weights = {name: tensor.clone() for name, tensor in module.network.state_dict().items()}
+    weights["decoder.output.bias"] += by
     return weights
+
+
+def save_checkpoint(weights: dict[str, torch.Tensor], epoch: int, path: Path) -> None:
+    named = {f"network.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": named, "epoch": epoch}, path)
 
 
 @pytest.mark.parametrize(("best", "share"), [(0.0, 0.0), (3.0, 0.75), (4.0, 1.0)])
@@ -59,8 +64,8 @@ def test_the_share_that_forecasts_best_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start, end = move_bias(module, 0.0), move_bias(module, 4.0)
-    torch.save({"state_dict": end, "epoch": 6}, tmp_path / "best.ckpt")
-    bias, first = module.network.decoder.output.bias.detach(), start["network.decoder.output.bias"]
+    save_checkpoint(end, 6, tmp_path / "best.ckpt")
+    bias, first = module.network.decoder.output.bias.detach(), start["decoder.output.bias"]
     monkeypatch.setattr(selection, "validation_loss", lambda *_: float((bias - first - best).abs().mean()))
 
     loss, lesson = choose_weights(module, start, tmp_path / "best.ckpt", held_out)
@@ -74,7 +79,7 @@ def test_weights_that_forecast_nothing_but_nan_are_not_kept(
     module: ForecastModule, held_out: DataLoader[Windows], tmp_path: Path
 ) -> None:
     start = move_bias(module, 0.0)
-    torch.save({"state_dict": move_bias(module, torch.nan), "epoch": 0}, tmp_path / "best.ckpt")
+    save_checkpoint(move_bias(module, torch.nan), 0, tmp_path / "best.ckpt")
 
     loss, lesson = choose_weights(module, start, tmp_path / "best.ckpt", held_out)
 
