@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xlstm_ts.baselines import seasonal_naive
-from xlstm_ts.forecaster import xLSTMForecaster
-from xlstm_ts.metrics import accuracy, mase, owa, smape
-from xlstm_ts.splits import PanelSplit
+from xlstm_ts.extras import named_extra
+
+with named_extra():
+    from xlstm_ts.baselines import seasonal_naive
+    from xlstm_ts.forecaster import xLSTMForecaster
+    from xlstm_ts.metrics import accuracy, mase, owa, smape
+    from xlstm_ts.splits import PanelSplit
 
 if TYPE_CHECKING:
     from xlstm_ts.pytorch_forecasting_model import xLSTMModel
@@ -15,7 +18,7 @@ __all__ = ["PanelSplit", "accuracy", "mase", "owa", "seasonal_naive", "smape", "
 
 def __getattr__(name: str) -> Any:
     if name == "xLSTMModel":
-        from xlstm_ts.pytorch_forecasting_model import xLSTMModel  # imports Lightning, which takes seconds
-
+        with named_extra():
+            from xlstm_ts.pytorch_forecasting_model import xLSTMModel  # imports Lightning, which takes seconds
         return xLSTMModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

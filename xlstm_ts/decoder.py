@@ -54,6 +54,12 @@ class Decoder(nn.Module):
         """Start from these logarithms of the candidates' weights (K,)."""
         self.output.bias[: len(preferences)] = preferences
 
+    @torch.no_grad()
+    def begin(self, preferences: Tensor, outputs: Tensor) -> None:
+        """Answer every state alike: with these logarithms of the candidates' weights (K,), and these raw outputs."""
+        self.output.weight.zero_()
+        self.output.bias.copy_(torch.cat([preferences, outputs]))
+
     def forward(
         self, hidden: Tensor, candidates: Tensor, available: Tensor, covariates: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xlstm_ts.backtesting import backtest_quantiles
 from xlstm_ts.covariates import CovariateEncoder
+from xlstm_ts.extras import named_extra
 from xlstm_ts.frames import Panel, read_panel
 from xlstm_ts.frequency import Frequency, next_times
 from xlstm_ts.inputs import to_long
@@ -82,6 +83,7 @@ class FittedForecaster(ForecasterParameters):
         self._set_fitted(self.network_, self.encoder_, losses, panel)
         return self
 
+    @named_extra()
     def _train(
         self, network: ForecastNetwork, panel: Panel, encoder: CovariateEncoder, seed: int, *, go_on: bool = False
     ) -> dict[str, float]:

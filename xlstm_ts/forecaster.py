@@ -57,8 +57,8 @@ class xLSTMForecaster(FittedForecaster):
         weight_decay: of AdamW.
         val_size: last values of every series held out for early stopping and for calibrating the intervals; 0 trains
             on everything to the end of the schedule, uncalibrated. None holds out a twentieth of all values, in tails
-            of whole horizons; where that is less than one, a rehearsal without the newest values calibrates, and
-            training then uses all.
+            of whole horizons; where that is less than one, a rehearsal without the newest values calibrates and tells
+            how long to train, and training then uses all.
         patience: epochs without a better validation loss before training stops.
         random_state: int, RandomState or None, as in scikit-learn; an int makes the fit reproducible.
         progress_bar: show Lightning's progress bar.

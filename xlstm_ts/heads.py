@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INITIAL_GAP = -2.0
 # Deviations start near softplus(-1) = .31 scales.
 INITIAL_DEVIATION = -1.0
-LEAST_DEVIATION, LEAST_RATE = 1e-4, 1e-6
+LEAST_GAP, LEAST_DEVIATION, LEAST_RATE = 1e-3, 1e-4, 1e-6
 LEAST_DEGREES = 2.1  # a variance exists
 
 
@@ -45,6 +45,9 @@ class Head(Protocol):
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         """Quantiles (B, S, H, Q) in units of the scale."""
+
+    def outputs_for(self, errors: Tensor) -> Tensor:
+        """The network's outputs (num_outputs,) that expect such errors (M,) of the base, in units of the scale."""
 
 
 class QuantileHead:
@@ -75,6 +78,12 @@ class QuantileHead:
         assert tuple(probabilities) == self.probabilities, "quantiles between the trained ones are interpolated later"
         return parameters
 
+    def outputs_for(self, errors: Tensor) -> Tensor:
+        middle = self.num_outputs // 2
+        gaps = errors.quantile(errors.new_tensor(self.probabilities)).diff()
+        raw = unsoftened(gaps.clamp(min=LEAST_GAP)) - INITIAL_GAP
+        return torch.cat([raw[:middle], raw.new_zeros(1), raw[middle:]])
+
 
 class NormalHead:
     """A normal distribution: location and deviation."""
@@ -95,6 +104,9 @@ class NormalHead:
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         scores = parameters.new_tensor([NormalDist().inv_cdf(p) for p in probabilities])
         return parameters[..., :1] + parameters[..., 1:] * scores
+
+    def outputs_for(self, errors: Tensor) -> Tensor:
+        return torch.stack([errors.new_zeros(()), deviation_output(errors)])
 
 
 class StudentTHead:
@@ -120,6 +132,9 @@ class StudentTHead:
         degrees = parameters[..., 2:].double().numpy(force=True)
         scores = torch.as_tensor(t.ppf(np.asarray(probabilities), degrees)).to(parameters)
         return parameters[..., :1] + parameters[..., 1:2] * scores
+
+    def outputs_for(self, errors: Tensor) -> Tensor:
+        return torch.stack([errors.new_zeros(()), deviation_output(errors), errors.new_zeros(())])
 
 
 class NegativeBinomialHead:
@@ -157,6 +172,9 @@ class NegativeBinomialHead:
         counts = counts.to(scale.scale)
         return scale.normalise(counts.flatten(2)).reshape(counts.shape)
 
+    def outputs_for(self, errors: Tensor) -> Tensor:
+        return errors.new_zeros(self.num_outputs)
+
 
 class PointHead:
     """One value, trained on an error of its own; calibration alone gives it intervals.
@@ -182,6 +200,9 @@ class PointHead:
 
     def quantiles(self, parameters: Tensor, probabilities: Sequence[float], scale: Scale) -> Tensor:
         return parameters.expand(*parameters.shape[:-1], len(probabilities))
+
+    def outputs_for(self, errors: Tensor) -> Tensor:
+        return errors.new_zeros(self.num_outputs)
 
 
 # By scikit-learn's names of the errors; that of Huber is squared below one unit of the loss.
@@ -210,6 +231,20 @@ def stepwise(metric: MultiHorizonMetric, parameters: Tensor, target: Tensor) -> 
 def positive(raw: Tensor) -> Tensor:
     """Unbounded numbers to deviations."""
     return F.softplus(raw + INITIAL_DEVIATION) + LEAST_DEVIATION
+
+
+def unsoftened(positive: Tensor) -> Tensor:
+    """What softplus makes of it.
+
+    >>> F.softplus(unsoftened(torch.tensor([0.5, 9.0])))
+    tensor([0.5000, 9.0000])
+    """
+    return positive + (-(-positive).expm1()).log()
+
+
+def deviation_output(errors: Tensor) -> Tensor:
+    """The raw output that ``positive`` makes the standard deviation of errors."""
+    return unsoftened(errors.std().clamp(min=LEAST_GAP)) - INITIAL_DEVIATION
 
 
 def ascending(raw: Tensor) -> Tensor:

@@ -13,18 +13,17 @@ from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, WindowDataset, Windows, tail_origins, training_origins
 
 VALIDATION_BATCH = 512
-VALIDATION_ORIGINS, VALIDATION_WINDOWS = (
-    32,
-    1024,
-)  # at least so many of the first in a long tail, or of the second in all
+# At least so many of the first in a long tail, or of the second in all.
+VALIDATION_ORIGINS, VALIDATION_WINDOWS = 32, 1024
 VALIDATION_SHARE = 20  # one value in so many validates
+REHEARSED_HORIZONS = (2, 1)
 # An epoch: more passes over one short series teach it by heart, more steps gain little on thousands of windows.
 PASSES = 2
 LONGEST_EPOCH = 30
 
 
-def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, season_length: int) -> Tensor:
-    """How many last values of each series are held out (N,): none of a series that would not keep two seasons.
+def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, kept: int) -> Tensor:
+    """How many last values of each series are held out (N,): none of a series that would not keep ``kept`` and more.
 
     By default, tails of one horizon or more are spread over the series so that they make up a twentieth of all values.
     """
@@ -33,7 +32,16 @@ def validation_tails(lengths: Tensor, val_size: int | None, *, horizon: int, sea
         tails = horizon * horizons.diff(prepend=horizons.new_zeros(1))
     else:
         tails = torch.full_like(lengths, val_size)
-    return torch.where(lengths - tails > 2 * season_length, tails, 0)
+    return torch.where(lengths - tails > kept, tails, 0)
+
+
+def rehearsal_tails(lengths: Tensor, *, horizon: int, season_length: int) -> Tensor:
+    """How many last values of each series a rehearsal does without (N,): two horizons, one, or all zero."""
+    for horizons in REHEARSED_HORIZONS:
+        tails = validation_tails(lengths, horizons * horizon, horizon=horizon, kept=season_length)
+        if tails.any():
+            break
+    return tails
 
 
 def validation_step(tails: Tensor, horizon: int) -> int:
@@ -77,11 +85,16 @@ def derived_seed(seed: int, count: int, rank: int) -> int:
     return hash((seed, count, rank)) % 2**63
 
 
-def training_loader(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> DataLoader[Windows]:
-    """An epoch of random windows."""
+def training_windows(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> WindowDataset:
+    """The windows around every origin with enough history."""
     longest = sizes.season_lengths[-1]
     origins = training_origins(pool, least_history=least_history(pool, sizes), wished_history=longest)
-    windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
+    return WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
+
+
+def training_loader(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> DataLoader[Windows]:
+    """An epoch of random windows."""
+    windows = training_windows(pool, sizes, config)
     steps = config.steps_per_epoch or min(LONGEST_EPOCH, math.ceil(PASSES * len(windows) / config.batch_size))
     sampler = EpochSampler(len(windows), steps * config.batch_size, config.seed)
     return DataLoader(windows, batch_size=config.batch_size, sampler=sampler, collate_fn=as_fetched)
@@ -92,8 +105,17 @@ def tail_loader(
 ) -> DataLoader[Windows]:
     """The windows that forecast the last ``tails`` (N,) values of each series, from an origin every ``step`` values."""
     origins = tail_origins(pool, tails, step=step)
-    windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon)
+    windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon, step=step)
     return DataLoader(windows, batch_size=VALIDATION_BATCH, collate_fn=as_fetched)
+
+
+def review_loader(pool: SeriesPool, sizes: NetworkConfig, config: TrainingConfig) -> DataLoader[Windows]:
+    """Windows of training, evenly spread, in order."""
+    every = training_windows(pool, sizes, config)
+    step = -(-len(every) // VALIDATION_WINDOWS)
+    before, after = every.before, every.after
+    some = WindowDataset(pool, every.series[::step], every.origins[::step], before=before, after=after, step=step)
+    return DataLoader(some, batch_size=VALIDATION_BATCH, collate_fn=as_fetched)
 
 
 def context_length(sizes: NetworkConfig, config: TrainingConfig) -> int:

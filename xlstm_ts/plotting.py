@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from xlstm_ts.extras import named_extra
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -50,13 +52,11 @@ def plot_forecast(
     >>> ax = plot_forecast(df, forecaster.predict(level=[50, 80, 95]))
     >>> ax.figure.savefig("forecast.png")
     """
-    import matplotlib.pyplot as plt
-
     series = forecast[id_col].iloc[0] if series is None else series
     past = _rows_of(history, series, id_col, "history")
     past = past.sort_values(ds_col).tail(len(past) if last is None else last)
     ahead = _rows_of(forecast, series, id_col, "forecast").sort_values(ds_col)
-    axes = plt.subplots(figsize=(10, 4.5), layout="constrained")[1] if ax is None else ax
+    axes = _axes((10, 4.5)) if ax is None else ax
     axes.plot(past[ds_col], past[y_col], color=HISTORY, linewidth=1.6, label="history")
     _draw_fan(axes, past.iloc[-1], ahead, model=model, ds_col=ds_col, y_col=y_col)
     if actual is not None:
@@ -88,14 +88,12 @@ def plot_backtest(
     Raises:
         ValueError: the backtest lacks the series or the lead.
     """
-    import matplotlib.pyplot as plt
-
     series = backtest[id_col].iloc[0] if series is None else series
     rows = _rows_of(backtest, series, id_col, "backtest").sort_values(["cutoff", ds_col])
     rows = rows[rows.groupby("cutoff").cumcount() == lead - 1]
     if rows.empty:
         raise ValueError(f"backtest has no forecast {lead} steps ahead")
-    axes = plt.subplots(figsize=(10, 4.5), layout="constrained")[1] if ax is None else ax
+    axes = _axes((10, 4.5)) if ax is None else ax
     levels = sorted((match["level"] for match in map(INTERVAL.match, rows.columns) if match), key=float)
     if levels:
         low, high = (rows[f"{model}-{side}-{levels[-1]}"] for side in ("lo", "hi"))
@@ -107,9 +105,7 @@ def plot_backtest(
 
 def plot_half_lives(half_lives: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Draw how long each unit remembers, the units of a block in order; from ``xLSTMForecaster.half_lives``."""
-    import matplotlib.pyplot as plt
-
-    axes = plt.subplots(figsize=(7, 4.2), layout="constrained")[1] if ax is None else ax
+    axes = _axes((7, 4.2)) if ax is None else ax
     for block, (row, colour) in enumerate(
         zip(np.sort(half_lives, axis=1), BLOCK_COLOURS * len(half_lives), strict=False)
     ):
@@ -120,14 +116,20 @@ def plot_half_lives(half_lives: np.ndarray, *, ax: Axes | None = None) -> Axes:
 
 def plot_attribution(attribution: pd.Series, *, last: int | None = None, ax: Axes | None = None) -> Axes:
     """Draw by how much each past value moves a forecast; from ``xLSTMForecaster.attribution``."""
-    import matplotlib.pyplot as plt
-
     shown = attribution.tail(len(attribution) if last is None else last)
-    axes = plt.subplots(figsize=(10, 3.6), layout="constrained")[1] if ax is None else ax
+    axes = _axes((10, 3.6)) if ax is None else ax
     axes.vlines(shown.index, 0, shown.to_numpy(), color=FAN, linewidth=1.6)
     axes.axhline(0, color=HISTORY, linewidth=0.8)
     axes.set_ylabel("change of the forecast per unit")
     return _dressed(axes, str(attribution.name), legend=False)
+
+
+@named_extra()
+def _axes(size: tuple[float, float]) -> Axes:
+    """Those of a new figure of so many inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def _dressed(axes: Axes, title: str, *, legend: bool = True) -> Axes:

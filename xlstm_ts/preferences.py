@@ -53,6 +53,18 @@ def read_offers(network: ForecastNetwork, data: Dataset[Windows]) -> Offers:
     return Offers(values[:, 0, steps], available[:, 0, steps], target[:, 0, steps], future.seen[:, steps])
 
 
+def mix(preferences: Tensor, values: Tensor, available: Tensor) -> Tensor:
+    """The mixture of candidates (..., K) with weights of these logarithms (K,)."""
+    weights = preferences.masked_fill(~available, -torch.inf).softmax(-1)
+    return (weights * values).sum(-1)
+
+
+def best_preferences(network: ForecastNetwork, offers: Offers) -> Tensor:
+    """The preferences (K,) that forecast windows best: the linear map's, where there is one."""
+    usual = torch.tensor(network.candidates.preferences)
+    return usual if network.config.linear_lookback else fit_preferences(offers, usual)
+
+
 def fit_preferences(offers: Offers, usual: Tensor) -> Tensor:
     """The logarithms of the weights (K,) of the mixture with the least absolute error.
 
@@ -64,8 +76,7 @@ def fit_preferences(offers: Offers, usual: Tensor) -> Tensor:
     optimizer = torch.optim.Adam([preferences], lr=RATE)
     with torch.enable_grad():
         for _ in range(UPDATES):
-            weights = preferences.masked_fill(~offers.available, -torch.inf).softmax(-1)
-            miss = (weights * offers.values).sum(-1) - offers.target
+            miss = mix(preferences, offers.values, offers.available) - offers.target
             error = torch.where(offers.came, miss.abs(), 0.0).sum() / offers.came.sum().clamp(min=1)
             optimizer.zero_grad()
             (error + LOYALTY * (preferences - usual).square().mean()).backward()

@@ -1,10 +1,11 @@
-"""Training with Lightning: quantile loss at every token, early stopping on held-out tails, calibrated intervals."""
+"""Training with Lightning: early stopping on held-out tails, or a rehearsal of it; calibrated intervals."""
 
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,92 +14,27 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from xlstm_ts.calibration import calibrate
-from xlstm_ts.linear_map import fit_linear_map
 from xlstm_ts.loaders import (
-    derived_seed,
     least_history,
+    rehearsal_tails,
+    review_loader,
     tail_loader,
     training_loader,
     validation_step,
     validation_tails,
 )
+from xlstm_ts.module import ForecastModule
 from xlstm_ts.network import ForecastNetwork
-from xlstm_ts.preferences import fit_preferences, read_offers
-from xlstm_ts.supervision import supervise
+from xlstm_ts.selection import Lesson, between, choose_weights
+from xlstm_ts.start import find_start
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, Windows
 
 GRADIENT_CLIP = 1.0
-# A correction of the linear map goes half the way that least squares would: what is found in one period holds only
-# partly in the next.
-CORRECTION_PENALTY = 1.0
-WARM_UP = 0.15
-# Steps ahead that one window trains on in all: long horizons train fewer of their tokens.
-TARGETS_A_WINDOW = 4096
-REHEARSED_HORIZONS = 2
-SCORE = "xlstm_ts.val_loss"
 REHEARSED_ORIGINS = 4  # within a horizon
-
-
-class ForecastModule(L.LightningModule):
-    """Loss and optimiser around a ``ForecastNetwork``."""
-
-    def __init__(self, network: ForecastNetwork, config: TrainingConfig, *, least_history: int) -> None:
-        super().__init__()
-        self.network = network
-        self.training_config = config
-        self.least_history = least_history
-        self.origins = max(1, min(config.context_tokens, TARGETS_A_WINDOW // network.config.horizon))
-
-    def training_step(self, batch: Windows, batch_index: int) -> Tensor:
-        penalty = CORRECTION_PENALTY if self.network.config.linear_lookback else 0.0
-        loss = self.loss(batch, self.origins, penalty=penalty)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Windows, batch_index: int) -> None:
-        self.log("val_loss", self.loss(batch, 1), prog_bar=True, batch_size=len(batch.unit))
-
-    def configure_optimizers(self) -> Any:
-        config = self.training_config
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            config.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=WARM_UP,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_batch_start(self, batch: Windows, batch_index: int) -> None:
-        # A training that is taken up again drops the same units as one that was not interrupted.
-        torch.manual_seed(derived_seed(self.training_config.seed, self.global_step, self.global_rank))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[SCORE] = float(self.trainer.callback_metrics.get("val_loss", torch.nan))
-
-    def loss(self, batch: Windows, origins: int, *, penalty: float = 0.0) -> Tensor:
-        """Mean loss of the head over the steps ahead of the newest ``origins`` tokens.
-
-        The penalty weighs the squared distance to the linear map's forecast.
-        """
-        part = supervise(self.network, batch, origins=origins, least_history=self.least_history)
-        parameters, target, head = part.parameters, part.target, self.network.head
-        ratio = torch.ones(())
-        if self.training_config.loss_unit == "series" and head.rescales:
-            ratio = (part.scale.scale / batch.unit[:, None, None]).float()
-            parameters, target = parameters * ratio.unsqueeze(-1), target * ratio
-        loss = head.loss(parameters, target, part.scale)
-        if penalty:
-            correction = head.centre(parameters, part.scale) - self.network.candidates.mapped(part.tokens) * ratio
-            loss = loss + penalty * correction.square()
-        return torch.where(part.counted, loss, 0.0).sum() / part.counted.sum().clamp(min=1)
 
 
 def train(
@@ -114,7 +50,8 @@ def train(
     """Fit a network in place; it ends on the CPU, in evaluation mode.
 
     Where tails are held out, they stop training early, choose the weights and calibrate the intervals. Where the data
-    is too short to spare any, a rehearsal without the newest values calibrates, and the network then trains on all.
+    is too short to spare any, a rehearsal without the newest values does so, and the network then trains on all as
+    far as the rehearsal was worth it.
 
     Args:
         network: what to train.
@@ -126,9 +63,9 @@ def train(
         go_on: the network was trained on other data: what it began with stays.
 
     Returns:
-        The last train_loss and, with held-out tails, the best val_loss.
+        The last train_loss, where it trained, and, with held-out tails, the best val_loss.
     """
-    sizes = network.config
+    sizes, season = network.config, network.config.season_lengths[0]
     set_prior(network, pool)
     least = least_history(pool, sizes)
     if not (pool.lengths > least).any():
@@ -142,25 +79,31 @@ def train(
         progress_bar=progress_bar,
         trainer_params=trainer_params or {},
     )
-    hold_out = partial(validation_tails, pool.lengths, horizon=sizes.horizon, season_length=sizes.season_lengths[0])
-    tails = hold_out(config.val_size)
+    review = partial(review_loader, sizes=sizes, config=config)
+    tails = validation_tails(pool.lengths, config.val_size, horizon=sizes.horizon, kept=2 * season)
     if config.val_size and not tails.any():
         raise ValueError(f"val_size={config.val_size} leaves no series more than two seasons to train on: choose less")
     if tails.any():
-        step = validation_step(tails, sizes.horizon)
-        held_out = tail_loader(pool, tails, sizes, config, step=step)
-        losses = fit(network, pool.without_tails(tails), held_out=held_out, folder=folder)
-        calibrate(network, held_out, least_history=least)
+        rest = pool.without_tails(tails)
+        held_out = tail_loader(pool, tails, sizes, config, step=validation_step(tails, sizes.horizon))
+        losses, _ = fit(network, rest, held_out=held_out, folder=folder)
+        calibrate(network, held_out, review(rest), least_history=least)
         return losses
-    rehearsal = copy.deepcopy(network)
-    losses = fit(network, pool, folder=folder)
-    tails = hold_out(REHEARSED_HORIZONS * sizes.horizon)
-    if config.val_size is None and tails.any():
-        fit(rehearsal, pool.without_tails(tails))
-        step = max(1, sizes.horizon // REHEARSED_ORIGINS)
-        calibrate(rehearsal, tail_loader(pool, tails, sizes, config, step=step), least_history=least)
-        network.margins.copy_(rehearsal.margins)
-        network.path_correlation.copy_(rehearsal.path_correlation)
+    if config.val_size == 0:
+        return fit(network, pool, folder=folder)[0]
+    tails = rehearsal_tails(pool.lengths, horizon=sizes.horizon, season_length=season)
+    if not tails.any():
+        losses, _ = fit(network, pool, folder=folder)
+        calibrate(network, None, review(pool), least_history=least)
+        return losses
+    rehearsal, rest = copy.deepcopy(network), pool.without_tails(tails)
+    held_out = tail_loader(pool, tails, sizes, config, step=max(1, sizes.horizon // REHEARSED_ORIGINS))
+    _, lesson = fit(rehearsal, rest, held_out=held_out)
+    calibrate(rehearsal, held_out, review(rest), least_history=least)
+    # Weights to go on from may have been trained on the newest values: that they forecast these well says little.
+    losses, _ = fit(network, pool, folder=folder, lesson=None if go_on else lesson)
+    network.margins.copy_(rehearsal.margins)
+    network.path_correlation.copy_(rehearsal.path_correlation)
     return losses
 
 
@@ -185,78 +128,85 @@ def fit_network(
     least: int,
     fresh: bool,
     held_out: DataLoader[Windows] | None = None,
+    lesson: Lesson | None = None,
     progress_bar: bool,
     trainer_params: Mapping[str, Any],
     folder: Path | None = None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Lesson]:
     """One run of the trainer; with held-out windows it ends with the weights that forecast them best.
 
-    These may be the ones that it began with: training is kept as far as it helps.
+    These may be the plain ones of ``find_start``: training is kept as far as it helps, or as it helped in a rehearsal.
     """
     training = training_loader(pool, network.config, config)
-    if fresh:
-        find_start(network, training, held_out, unit=config.loss_unit)
-    module = ForecastModule(network.cpu(), config, least_history=least)
-    untrained = copy.deepcopy(module.state_dict())
-    at_first = validation_loss(module, held_out) if held_out else 0.0
-    module.train()  # Lightning keeps the mode it finds
-    with checkpoint_folder(folder) as kept, quiet_lightning():
-        best = ModelCheckpoint(kept, "best", monitor="val_loss", enable_version_counter=False) if held_out else None
-        options = {
-            "accelerator": "auto" if torch.cuda.is_available() else "cpu",  # Apple's GPU lacks the float64 of scaling
-            "devices": 1,
-            "logger": False,
-            "enable_checkpointing": bool(best or folder),
-            "enable_model_summary": False,
-            "enable_progress_bar": progress_bar,
-            "max_epochs": config.max_epochs,
-            "gradient_clip_val": GRADIENT_CLIP,
-            "default_root_dir": kept,
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,  # each process draws windows of its own
-            **trainer_params,
-        }
-        callbacks: list[Callback] = options.pop("callbacks", [])
-        if best:
-            callbacks = [EarlyStopping("val_loss", patience=config.patience), best, *callbacks]
-        if folder:
-            callbacks = [*callbacks, ModelCheckpoint(kept, "last", enable_version_counter=False)]
-        trainer = L.Trainer(callbacks=callbacks, **options)
-        interrupted = kept / "last.ckpt"
-        trainer.fit(
+    start = copy.deepcopy(
+        find_start(network, training, held_out, unit=config.loss_unit) if fresh else network.state_dict()
+    )
+    lesson = lesson or Lesson(config.max_epochs, 1.0)
+    if not lesson.epochs:
+        network.load_state_dict(start)
+        network.eval()
+        return {}, lesson
+    module = ForecastModule(network.cpu(), replace(config, max_epochs=lesson.epochs), least_history=least)
+    with checkpoint_folder(folder) as kept:
+        losses = run_trainer(
             module,
             training,
             held_out,
-            ckpt_path=interrupted if interrupted.exists() else None,
+            kept,
+            keep_epochs=folder is not None,
+            progress_bar=progress_bar,
+            **trainer_params,
         )
-        losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if best:
-            losses["val_loss"] = restore_best(module, kept / "best.ckpt")
-            if at_first < losses["val_loss"]:
-                module.load_state_dict(untrained)
-                losses["val_loss"] = at_first
+        if held_out:
+            losses["val_loss"], lesson = choose_weights(module, start, kept / "best.ckpt", held_out)
+        else:
+            network.load_state_dict(between(start, network.state_dict(), lesson.share))
     network.cpu().eval()
-    return losses
+    return losses, lesson
 
 
-def find_start(
-    network: ForecastNetwork, training: DataLoader[Windows], held_out: DataLoader[Windows] | None, *, unit: str
-) -> None:
-    """What training begins with: the linear map, solved for, where there is one; else the best mixture of the past."""
-    candidates = network.candidates
-    if network.config.linear_lookback:
-        candidates.linear_map.copy_(fit_linear_map(training, held_out, network.config, unit=unit))
-        return
-    offers = read_offers(network.cpu(), training.dataset)
-    network.decoder.prefer(fit_preferences(offers, torch.tensor(candidates.preferences)))
+def run_trainer(
+    module: ForecastModule,
+    training: DataLoader[Windows],
+    held_out: DataLoader[Windows] | None,
+    folder: Path,
+    *,
+    keep_epochs: bool,
+    progress_bar: bool,
+    callbacks: Sequence[Callback] = (),
+    **trainer_params: Any,
+) -> dict[str, float]:
+    """Train a module, from the last epoch kept in the folder on; the best epoch ends there as ``best.ckpt``.
 
-
-@torch.inference_mode()
-def validation_loss(module: ForecastModule, held_out: DataLoader[Windows]) -> float:
-    """The val_loss of a module as it is."""
-    module.eval()
-    losses = [(module.loss(batch, 1), len(batch.unit)) for batch in held_out]
-    return float(sum(loss * count for loss, count in losses)) / sum(count for _, count in losses)
+    Returns:
+        The last losses.
+    """
+    config = module.training_config
+    stops: list[Callback] = []
+    if held_out:
+        best = ModelCheckpoint(folder, "best", monitor="val_loss", enable_version_counter=False)
+        stops = [EarlyStopping("val_loss", patience=config.patience), best]
+    every = [ModelCheckpoint(folder, "last", enable_version_counter=False)] if keep_epochs else []
+    options = {
+        "accelerator": "auto" if torch.cuda.is_available() else "cpu",  # Apple's GPU lacks the float64 of scaling
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": bool(stops or every),
+        "enable_model_summary": False,
+        "enable_progress_bar": progress_bar,
+        "max_epochs": config.max_epochs,
+        "gradient_clip_val": GRADIENT_CLIP,
+        "default_root_dir": folder,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # each process draws windows of its own
+        **trainer_params,
+    }
+    interrupted = folder / "last.ckpt"
+    module.train()  # Lightning keeps the mode it finds
+    with quiet_lightning():
+        trainer = L.Trainer(callbacks=[*stops, *callbacks, *every], **options)
+        trainer.fit(module, training, held_out, ckpt_path=interrupted if interrupted.exists() else None)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 @contextmanager
@@ -270,13 +220,6 @@ def checkpoint_folder(folder: Path | None) -> Iterator[Path]:
     yield folder
     for name in ("best.ckpt", "last.ckpt"):
         (folder / name).unlink(missing_ok=True)
-
-
-def restore_best(module: nn.Module, best: Path) -> float:
-    """Load the weights of a checkpoint, and return their validation loss."""
-    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-    module.load_state_dict(checkpoint["state_dict"])
-    return float(checkpoint[SCORE])
 
 
 @contextmanager

@@ -114,11 +114,14 @@ class WindowDataset(Dataset[Windows]):
         series: (M,) the series of each origin.
         origins: (M,) positions in the pool.
         before, after: window sizes, as in ``SeriesPool.windows``.
+        step: rows between neighbouring origins of a series.
     """
 
-    def __init__(self, pool: SeriesPool, series: Tensor, origins: Tensor, *, before: int, after: int) -> None:
+    def __init__(
+        self, pool: SeriesPool, series: Tensor, origins: Tensor, *, before: int, after: int, step: int = 1
+    ) -> None:
         self.pool, self.series, self.origins = pool, series, origins
-        self.before, self.after = before, after
+        self.before, self.after, self.step = before, after, step
 
     def __len__(self) -> int:
         return len(self.origins)

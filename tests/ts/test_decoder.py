@@ -38,3 +38,14 @@ def test_an_untrained_decoder_mixes_candidates_by_their_preferences() -> None:
     base, _ = decoder_of(-2.0, 0.0)(torch.randn(1, 1, 8), candidates, available, NONE)
 
     assert (base > 5).all()
+
+
+def test_a_decoder_that_begins_anew_answers_every_state_alike() -> None:
+    decoder, candidates = decoder_of(0.0, 0.0), torch.tensor([0.0, 10.0]).expand(1, 2, 3, 2)
+    available = torch.ones(1, 2, 3, 2, dtype=torch.bool)
+
+    decoder.begin(torch.tensor([0.0, 1.0]).log(), torch.tensor([1.0, 2.0, 3.0]))
+
+    base, raw = decoder(torch.randn(1, 2, 8), candidates, available, torch.zeros(1, 2, 3, 0))
+    torch.testing.assert_close(base, torch.full((1, 2, 3, 1), 10.0))
+    torch.testing.assert_close(raw, torch.tensor([1.0, 2.0, 3.0]).expand(1, 2, 3, 3))

@@ -36,9 +36,10 @@ def moved(forecaster: xLSTMForecaster, folder: Path, device: str) -> xLSTMForeca
 )
 def test_mixed_precision_trains_like_full_precision(accelerator: str, precision: str) -> None:
     panel, mixed = make_panel(LONG), {"trainer": {"precision": precision}}
+    settings = {"max_epochs": 4, "linear_lookback": 8, "val_size": HORIZON}
 
-    full = fit(panel, accelerator, max_epochs=4, linear_lookback=8)
-    other = fit(panel, accelerator, max_epochs=4, linear_lookback=8, **mixed)
+    full = fit(panel, accelerator, **settings)
+    other = fit(panel, accelerator, **settings, **mixed)
 
     assert other.losses_["val_loss"] == pytest.approx(full.losses_["val_loss"], rel=0.1)
     assert all(parameter.dtype is torch.float32 for parameter in other.network_.parameters())

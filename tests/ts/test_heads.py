@@ -78,3 +78,25 @@ def test_a_point_is_trained_on_the_error_of_its_name(name: str, error: float) ->
     loss = make_head(name, PROBABILITIES).loss(torch.full((1, 1, 1, 1), 4.0), torch.ones(1, 1, 1), SCALE)
 
     assert loss.item() == error
+
+
+@pytest.mark.parametrize("name", ["quantile", "normal", "student_t"])
+def test_a_head_begins_with_the_errors_of_its_base(name: str) -> None:
+    head = make_head(name, PROBABILITIES)
+    errors = 2 * torch.randn(5000, generator=torch.Generator().manual_seed(0))
+
+    raw = head.outputs_for(errors).expand(1, 1, 1, -1)
+
+    quantiles = head.quantiles(head.parameters(torch.zeros(1, 1, 1, 1), raw, SCALE), PROBABILITIES, SCALE)
+    assert quantiles[0, 0, 0, 2] == 0
+    torch.testing.assert_close(quantiles[0, 0, 0, -1].item(), 2 * 1.2816, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_errors_of_zero_leave_every_head_a_distribution(name: str) -> None:
+    head = make_head(name, PROBABILITIES)
+
+    raw = head.outputs_for(torch.zeros(10))
+
+    assert raw.shape == (head.num_outputs,)
+    assert raw.isfinite().all()

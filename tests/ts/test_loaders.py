@@ -25,7 +25,7 @@ CONFIG = TrainingConfig(
 
 
 def tails_of(lengths: list[int], val_size: int | None) -> list[int]:
-    return validation_tails(torch.tensor(lengths), val_size, horizon=6, season_length=4).tolist()
+    return validation_tails(torch.tensor(lengths), val_size, horizon=6, kept=8).tolist()
 
 
 def test_a_twentieth_of_a_long_series_is_held_out_in_whole_horizons() -> None:

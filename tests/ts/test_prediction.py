@@ -242,7 +242,7 @@ def test_partial_fit_goes_on_from_the_weights(panel: pd.DataFrame) -> None:
 def test_every_head_forecasts_levels(name: str) -> None:
     counts = WHOLE.assign(y=WHOLE["y"].round())
 
-    forecast = xLSTMForecaster(**TINY, head=name).fit(counts).predict(level=[50, 90])
+    forecast = xLSTMForecaster(**TINY | {"val_size": HORIZON}, head=name).fit(counts).predict(level=[50, 90])
 
     assert forecast.notna().all(axis=None)
     assert (forecast["xLSTM-lo-90"] <= forecast["xLSTM-lo-50"]).all()
@@ -276,4 +276,4 @@ def test_levels_must_be_a_list(trained: xLSTMForecaster) -> None:
 
 def test_a_held_out_tail_that_no_series_can_spare_is_refused() -> None:
     with pytest.raises(ValueError, match="val_size=60 leaves no series more than two seasons"):
-        xLSTMForecaster(**TINY, val_size=60).fit(make_panel({"a": 60}))
+        xLSTMForecaster(**TINY | {"val_size": 60}).fit(make_panel({"a": 60}))

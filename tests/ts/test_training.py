@@ -12,9 +12,11 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from xlstm_ts import training
 from xlstm_ts.loaders import tail_loader
+from xlstm_ts.module import ForecastModule
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.quantiles import TRAINED_QUANTILES
-from xlstm_ts.training import ForecastModule, train, validation_loss
+from xlstm_ts.selection import Lesson, validation_loss
+from xlstm_ts.training import train
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
@@ -148,19 +150,30 @@ def test_without_a_tail_nothing_validates(network: ForecastNetwork, pool: Series
     assert set(losses) == {"train_loss"}
 
 
-def test_a_pool_too_short_to_spare_a_tail_rehearses_its_margins_alone(
-    network: ForecastNetwork, pool: SeriesPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training, "calibrate", lambda rehearsal, windows, **_: rehearsal.margins.fill_(0.5))
+def test_a_pool_too_short_to_spare_a_tail_rehearses_its_margins(network: ForecastNetwork, pool: SeriesPool) -> None:
     other = copy.deepcopy(network)
 
     losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": None}))
-    without = train(other, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
+    train(other, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
 
-    assert losses == without
-    assert torch.equal(network.embedding.weight, other.embedding.weight)
-    assert (network.margins == 0.5).all()
+    assert "val_loss" not in losses
+    assert network.margins.any()
     assert not other.margins.any()
+
+
+@pytest.mark.parametrize("lesson", [Lesson(0, 0.0), Lesson(2, 0.5), Lesson(3, 1.0)])
+def test_training_goes_as_far_as_the_rehearsal_was_worth_it(
+    network: ForecastNetwork, pool: SeriesPool, lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "choose_weights", lambda *_: (0.0, lesson))
+    config = TrainingConfig(**SETTINGS | {"val_size": None})
+    fresh, whole = copy.deepcopy(network), copy.deepcopy(network)
+
+    train(network, pool, config)
+
+    train(whole, pool, replace(config, val_size=0, max_epochs=max(lesson.epochs, 1)))
+    start, end = fresh.embedding.weight, whole.embedding.weight
+    torch.testing.assert_close(network.embedding.weight, torch.lerp(start, end, lesson.share))
 
 
 def test_a_trained_network_is_in_evaluation_mode(network: ForecastNetwork, pool: SeriesPool) -> None:
