@@ -92,6 +92,7 @@ class xLSTMForecaster(FittedForecaster):
         *,
         horizon: int | None = None,
         level: Sequence[float] = (80,),
+        quantiles: Sequence[float] = (),
         future: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
         """Forecast the next values of every series.
@@ -101,19 +102,20 @@ class xLSTMForecaster(FittedForecaster):
                 and ``update``.
             horizon: steps ahead; None is the trained horizon. Further ones go on from paths of the forecast itself.
             level: central prediction intervals in percent, each in (0, 98].
+            quantiles: probabilities, each in [.01, .99].
             future: id, time and known covariates of the steps ahead.
 
         Returns:
-            A long frame with the id and time columns, the median in "xLSTM" and interval bounds in "xLSTM-lo-80",
-            "xLSTM-hi-80" and so on; times go on from each series' own last one.
+            A long frame with the id and time columns, the median in "xLSTM", interval bounds in "xLSTM-lo-80",
+            "xLSTM-hi-80" and so on, quantiles in "xLSTM-q-10"; times go on from each series' own last one.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            ValueError: ``level`` is out of range; or a frame is not as described.
+            ValueError: ``level`` or ``quantiles`` is out of range; or a frame is not as described.
         """
         frame, remembered, ahead = self._continue(df, horizon, future)
-        quantiles = forecast_quantiles(self.network_, remembered.memory, ahead).cpu().numpy()
-        return forecast_frame(frame, quantiles, level)
+        trained = forecast_quantiles(self.network_, remembered.memory, ahead).cpu().numpy()
+        return forecast_frame(frame, trained, level, quantiles)
 
     def sample(
         self,

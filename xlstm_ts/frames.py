@@ -157,6 +157,8 @@ def _cure(name: str, frame: pd.DataFrame, columns: Columns) -> str:
         return "it is in the index, call reset_index()"
     if name == columns.id and columns.ds in frame.columns:
         return f"rename it, name yours with id_col, or a single series with frame.assign({name}='...')"
+    if name in columns.covariates:
+        return "add it, or leave it out of static, known and past"
     return "rename it, or name yours with id_col, ds_col and y_col"
 
 

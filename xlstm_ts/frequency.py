@@ -13,7 +13,8 @@ Frequency: TypeAlias = int | str  # the step of an integer axis, or a pandas ali
 
 CLOCK_PERIODS = (1, 60, 24 * 60, 7 * 24 * 60)  # minutes
 LONGEST_SEASON = 7 * 24 * 12  # a week of five-minute steps
-CALENDAR_SEASONS = {"D": 7, "B": 5, "W": 52, "M": 12, "Q": 4, "Y": 1}
+CALENDAR_SEASONS = {"D": 7, "B": 5, "W": 52, "S": 24, "M": 12, "Q": 4, "Y": 1}
+HALVES_OF_MONTHS = ("SMS", "SME")  # which pandas does not infer
 
 
 def is_time(ds: pd.Series) -> bool:
@@ -36,7 +37,14 @@ def infer_frequency(ds: pd.Series) -> Frequency | None:
         return int(steps[0]) if len(steps) == 1 else None
     if isinstance(ds.dtype, pd.PeriodDtype):
         return str(ds.dtype.freq.freqstr)
-    return pd.infer_freq(pd.DatetimeIndex(ds)) if len(ds) >= 3 else None
+    if len(ds) < 3:
+        return None
+    axis = pd.DatetimeIndex(ds)
+    return pd.infer_freq(axis) or next((alias for alias in HALVES_OF_MONTHS if _keeps(axis, alias)), None)
+
+
+def _keeps(axis: pd.DatetimeIndex, frequency: str) -> bool:
+    return bool((pd.date_range(axis[0], periods=len(axis), freq=frequency) == axis).all())
 
 
 def likely_frequency(ds: pd.Series) -> Frequency | None:

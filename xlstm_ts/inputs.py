@@ -12,10 +12,10 @@ from xlstm_ts.labels import shown
 def to_long(data: Any, columns: Columns) -> pd.DataFrame:
     """A long frame of the series in ``data``.
 
-    A frame with the id column or the column of values is in long form already. A frame with neither is wide: one
-    column a series, times in the index or in the time column. A Series is one series, times in its index. An array is
-    (T,) or (N, T), a list holds arrays of any lengths; times are then 0, 1, 2, ... In wide forms, missing values
-    in front of a series are not part of it.
+    A frame with the id column is in long form already, and so is one that has the column of values beside times or
+    covariates. Any other is wide: one column a series, times in the index or the time column. A Series is one series,
+    times in its index. An array is (T,) or (N, T), a list holds arrays of any lengths; times are then 0, 1, 2, ... In
+    wide forms, missing values in front of a series are not part of it.
 
     Raises:
         TypeError: ``data`` is of another type.
@@ -27,7 +27,9 @@ def to_long(data: Any, columns: Columns) -> pd.DataFrame:
         name = columns.y if data.name is None else data.name
         return _melt(data.to_frame(name), columns)
     if isinstance(data, pd.DataFrame):
-        if {columns.id, columns.y} & set(data.columns) or data.columns.empty:
+        present = set(data.columns)
+        beside = {columns.ds, *columns.covariates}
+        if columns.id in present or (columns.y in present and beside & present) or not present:
             return data
         return _melt(data.set_index(columns.ds) if columns.ds in data.columns else data, columns)
     if isinstance(data, np.ndarray | list | tuple):

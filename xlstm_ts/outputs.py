@@ -6,20 +6,23 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from xlstm_ts.quantiles import TRAINED_QUANTILES, interpolate_quantiles, level_to_quantiles
+from xlstm_ts.quantiles import TRAINED_QUANTILES, check_quantiles, interpolate_quantiles, level_to_quantiles
 
 MODEL = "xLSTM"
 
 
-def forecast_columns(trained: np.ndarray, level: Sequence[float]) -> dict[str, np.ndarray]:
-    """The median and the bounds of central intervals, by column name.
+def forecast_columns(
+    trained: np.ndarray, level: Sequence[float], quantiles: Sequence[float] = ()
+) -> dict[str, np.ndarray]:
+    """The median, the bounds of central intervals and single quantiles, by column name.
 
     Args:
         trained: quantiles (..., Q), laid out flat in the columns.
         level: intervals in percent, each in (0, 98].
+        quantiles: probabilities, each in [.01, .99].
 
     Raises:
-        ValueError: ``level`` is out of range.
+        ValueError: ``level`` or ``quantiles`` is out of range.
 
     >>> list(forecast_columns(np.zeros((2, 13)), [80]))
     ['xLSTM', 'xLSTM-lo-80', 'xLSTM-hi-80']
@@ -30,13 +33,18 @@ def forecast_columns(trained: np.ndarray, level: Sequence[float]) -> dict[str, n
     for value in sorted(set(level)):
         low, high = np.moveaxis(interpolate_quantiles(trained, level_to_quantiles(value)), -1, 0)
         columns |= {f"{MODEL}-lo-{value:g}": low.ravel(), f"{MODEL}-hi-{value:g}": high.ravel()}
-    return columns
+    check_quantiles(quantiles)
+    wanted = sorted(set(quantiles))
+    values = np.moveaxis(interpolate_quantiles(trained, wanted), -1, 0) if wanted else ()
+    return columns | {f"{MODEL}-q-{100 * p:g}": value.ravel() for p, value in zip(wanted, values, strict=True)}
 
 
-def forecast_frame(rows: pd.DataFrame, trained: np.ndarray, level: Sequence[float]) -> pd.DataFrame:
+def forecast_frame(
+    rows: pd.DataFrame, trained: np.ndarray, level: Sequence[float], quantiles: Sequence[float] = ()
+) -> pd.DataFrame:
     """The rows of a frame, beside the columns of their forecasts: at once, as pandas takes long to add one."""
     keys = {name: rows[name].array for name in rows.columns}
-    return pd.DataFrame({**keys, **forecast_columns(trained, level)}, copy=False)
+    return pd.DataFrame({**keys, **forecast_columns(trained, level, quantiles)}, copy=False)
 
 
 def normal_score(trained: np.ndarray, actual: np.ndarray) -> np.ndarray:

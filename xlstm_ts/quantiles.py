@@ -25,6 +25,14 @@ def level_to_quantiles(level: float) -> tuple[float, float]:
     return tail, round(1 - tail, 10)
 
 
+def check_quantiles(quantiles: Sequence[float]) -> None:
+    """Raise ValueError for a probability outside what the trained quantiles cover."""
+    low, high = TRAINED_QUANTILES[0], TRAINED_QUANTILES[-1]
+    wrong = [p for p in quantiles if not low <= p <= high]
+    if wrong:
+        raise ValueError(f"quantiles must be probabilities in [{low}, {high}], got {wrong[0]}")
+
+
 def interpolate_quantiles(trained: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
     """Quantiles (..., len(probabilities)) from the trained ones (..., Q).
 

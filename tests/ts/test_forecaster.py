@@ -196,6 +196,21 @@ def test_predict_names_a_series_of_another_frequency(fitted) -> None:
         fitted.predict(daily)
 
 
+def test_quantiles_are_columns_that_agree_with_the_intervals(fitted) -> None:
+    forecast = fitted.predict(level=[80], quantiles=[0.9, 0.025, 0.5])
+
+    assert list(forecast.columns[-3:]) == ["xLSTM-q-2.5", "xLSTM-q-50", "xLSTM-q-90"]
+    np.testing.assert_array_equal(forecast["xLSTM-q-90"], forecast["xLSTM-hi-80"])
+    np.testing.assert_array_equal(forecast["xLSTM-q-50"], forecast["xLSTM"])
+    assert (forecast["xLSTM-q-2.5"] < forecast["xLSTM-lo-80"]).all()
+
+
+@pytest.mark.parametrize("quantile", [0, 0.995, 90, float("nan")])
+def test_a_quantile_beyond_the_trained_ones_is_refused(fitted, quantile: float) -> None:
+    with pytest.raises(ValueError, match=rf"quantiles must be probabilities in \[0.01, 0.99\], got {quantile}"):
+        fitted.predict(quantiles=[quantile])
+
+
 @pytest.mark.parametrize("level", [0, 99, 100])
 def test_a_level_that_the_trained_quantiles_do_not_cover_is_refused(fitted, level: float) -> None:
     with pytest.raises(ValueError, match=rf"level must be in \(0, 98\] percent, got {level}"):

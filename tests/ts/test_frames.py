@@ -18,6 +18,11 @@ def test_series_keep_the_order_in_which_the_frame_names_them() -> None:
     assert panel.lengths.tolist() == [5, 4]
 
 
+def test_a_missing_covariate_is_named_with_its_own_cure() -> None:
+    with pytest.raises(ValueError, match=r"no column 'promotion'.*add it, or leave it out"):
+        read_panel(make_panel({"a": 5}), Columns(known=("promotion",)))
+
+
 def test_unsorted_rows_are_put_in_order() -> None:
     frame = make_panel({"z": 5, "a": 4})
 

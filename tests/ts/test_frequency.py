@@ -7,7 +7,7 @@ import pytest
 from xlstm_ts.frequency import deviations, future_axis, infer_frequency, infer_season_lengths, next_time, next_times
 
 
-@pytest.mark.parametrize("freq", ["h", "30min", "D", "B", "W-SUN", "MS", "ME", "YS-JAN"])
+@pytest.mark.parametrize("freq", ["h", "30min", "D", "B", "W-SUN", "SMS", "SME", "MS", "ME", "YS-JAN"])
 def test_the_frequency_of_regular_timestamps_is_inferred(freq: str) -> None:
     assert infer_frequency(pd.Series(pd.date_range("2021-01-01", periods=20, freq=freq))) == freq
 
@@ -68,6 +68,7 @@ def test_time_zones_are_kept() -> None:
         ("min", (60, 1440)),
         ("D", (7,)),
         ("B", (5,)),
+        ("SMS", (24,)),
         ("W-SUN", (52,)),
         ("MS", (12,)),
         ("BME", (12,)),

@@ -30,6 +30,20 @@ def test_a_wide_frame_has_a_series_in_each_column(in_index: bool) -> None:
     assert long["ds"].iloc[4] == pd.Timestamp("2024-01-03")
 
 
+@pytest.mark.parametrize("names", [["y"], ["x", "y", "z"]])
+def test_a_wide_frame_may_name_a_series_as_long_frames_name_their_values(names: list[str]) -> None:
+    wide = pd.DataFrame(1.0, index=pd.date_range("2024", periods=2), columns=names)
+
+    assert to_long(wide, COLUMNS)["unique_id"].unique().tolist() == names
+
+
+@pytest.mark.parametrize("beside", ["ds", "promotion"])
+def test_values_beside_times_or_covariates_are_no_wide_frame(beside: str) -> None:
+    frame = pd.DataFrame({beside: [1, 2], "y": [1.0, 2.0]})
+
+    assert to_long(frame, Columns(known=("promotion",))) is frame
+
+
 def test_a_named_series_is_one_series_of_this_name() -> None:
     index = pd.period_range("2024-01", periods=3, freq="M")
 
