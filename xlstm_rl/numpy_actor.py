@@ -295,10 +295,7 @@ class NumpyActor:
         return x, batched
 
     def _mask(self, outputs: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        kind, (B, A) = self.spec["action"]["kind"], outputs.shape
-        parts = {"discrete": [A], "multidiscrete": self.spec["action"].get("sizes"), "multibinary": [2] * A}.get(
-            kind, []
-        )
+        kind, parts, B = self.spec["action"]["kind"], self.spec["action"].get("sizes", []), len(outputs)
         size = sum(parts)
         if allowed.size != B * size:
             raise ValueError(f"action_masks must be {(B, size)} for {kind} actions, got shape {allowed.shape}")
