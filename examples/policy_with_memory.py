@@ -53,7 +53,7 @@ def draw(runs: dict[str, tuple[np.ndarray, float]], output: str) -> None:
     axes.set(xlabel="environment steps", ylabel="episode reward", ylim=(0, 520))
     axes.set_title("CartPole without velocities", loc="left", weight="bold")
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="center right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     figure.savefig(output, dpi=150)

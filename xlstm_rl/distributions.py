@@ -176,16 +176,16 @@ def mask_distribution(distribution: Distribution, allowed: Tensor) -> Distributi
     return distribution.masked(allowed)
 
 
-def mask_size(action_space: spaces.Space) -> int:
-    """A, the flags of a mask: as many as there are actions, two for each switch of a MultiBinary space.
+def mask_parts(action_space: spaces.Space) -> list[int]:
+    """How many of a mask's A flags belong to each choice, in their order; a switch of a MultiBinary space has two.
 
     Raises:
         ValueError: an action space without a finite number of actions.
     """
     if isinstance(action_space, spaces.Discrete):
-        return int(action_space.n)
+        return [int(action_space.n)]
     if isinstance(action_space, spaces.MultiDiscrete):
-        return int(action_space.nvec.sum())
+        return [int(choices) for choices in action_space.nvec.flat]
     if isinstance(action_space, spaces.MultiBinary):
-        return 2 * int(np.prod(action_space.shape))
+        return [2] * int(np.prod(action_space.shape))
     raise ValueError(f"action masks need a Discrete, MultiDiscrete or MultiBinary action space, got {action_space}")

@@ -3,6 +3,7 @@
 Shapes: B batch, N floats of packed state, A flags of an action mask.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -12,7 +13,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from xlstm_rl.distributions import mask_size
+from xlstm_rl.distributions import mask_parts
+from xlstm_rl.numpy_actor import check_allowed
 
 Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
 
@@ -93,14 +95,17 @@ def as_masks(action_masks: Any, space: spaces.Space, batch_size: int, device: th
     """``action_masks`` as bool (B, A); one row's may come without its batch. Tensors pass as they are.
 
     Raises:
-        ValueError: a wrong number of flags, or an action space that has no masks.
+        ValueError: a wrong number of flags, a choice without an allowed action, or an action space that has no masks.
     """
     if isinstance(action_masks, th.Tensor):
         return action_masks
-    masks, size = np.asarray(action_masks, dtype=bool), mask_size(space)
-    if masks.size != batch_size * size:
-        raise ValueError(f"action_masks must be {(batch_size, size)} for {space}, got shape {masks.shape}")
-    return th.as_tensor(masks.reshape(batch_size, size), device=device)
+    masks, parts = np.asarray(action_masks, dtype=bool), mask_parts(space)
+    form = batch_size, sum(parts)
+    if masks.size != math.prod(form):
+        raise ValueError(f"action_masks must be {form} for {space}, got shape {masks.shape}")
+    masks = masks.reshape(form)
+    check_allowed(masks, parts)
+    return th.as_tensor(masks, device=device)
 
 
 class StatelessCalls:

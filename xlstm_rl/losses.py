@@ -3,6 +3,7 @@
 Shapes: M steps.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -20,16 +21,26 @@ class Coefficients(NamedTuple):
     normalize_advantage: bool
 
 
-class Losses(NamedTuple):
-    """Scalars: the loss and its parts, and what is logged of the step; ``ratio`` (M,) of new and old policy."""
+class Terms(NamedTuple):
+    """Of each step (M,), what losses and statistics are means of; these are taken where somebody reads them."""
 
-    loss: Tensor
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    clip_fraction: Tensor
-    approx_kl: Tensor
-    ratio: Tensor
+    gain: Tensor  # the bounded advantage
+    error: Tensor  # of the value
+    entropy: Tensor  # where it is unknown the negative log-probability, whose mean it is
+    log_ratio: Tensor  # of new and old policy
+
+    def loss(self, weights: Coefficients) -> Tensor:
+        """A scalar."""
+        value = self.error.square().mean()
+        return weights.value * value - self.gain.mean() - weights.entropy * self.entropy.mean()
+
+    def divergence(self) -> Tensor:
+        """How far each step moved the policy, (M,): http://joschu.net/blog/kl-approx.html."""
+        return self.log_ratio.exp() - 1 - self.log_ratio
+
+    def clipped(self, clip_range: float) -> Tensor:
+        """1 where the ratio is out of its range, else 0, (M,)."""
+        return ((self.log_ratio.exp() - 1).abs() > clip_range).to(self.log_ratio.dtype)
 
 
 class Gradients(NamedTuple):
@@ -41,52 +52,57 @@ class Gradients(NamedTuple):
 
 
 @th.no_grad()
-def ppo_losses(
+def ppo_terms(
     samples: RolloutBufferSamples, values: Tensor, log_prob: Tensor, entropy: Tensor | None, weights: Coefficients
-) -> tuple[Losses, Gradients]:
-    """The losses of ``values``, ``log_prob`` and ``entropy`` (each (M,), entropy None where it is unknown).
+) -> tuple[Terms, Gradients]:
+    """What the loss is made of, for ``values``, ``log_prob`` and ``entropy`` (each (M,), None where it is unknown).
 
-    Their gradients are as few operations as the losses; PyTorch's would be several times as many.
+    The gradients in closed form are a few operations; PyTorch's would be several times as many.
     """
-    policy, ratio, dlog_prob = _policy_loss(samples, log_prob, weights)
-    value, dvalues = _value_loss(samples, values, weights)
-    loss = policy + weights.value * value
-    negative_entropy = log_prob.mean() if entropy is None else -entropy.mean()
+    gain, log_ratio, dlog_prob = _policy_terms(samples, log_prob, weights)
+    error, dvalues = _value_terms(samples, values, weights)
     dentropy = None
     if weights.entropy:
-        loss = loss + weights.entropy * negative_entropy
         share = weights.entropy / log_prob.numel()
         if entropy is None:
             dlog_prob = dlog_prob + share
         else:
             dentropy = th.full_like(entropy, -share)
-    away = ratio - 1
-    clip_fraction = (away.abs() > weights.clip_range).float().mean()
-    approx_kl = (away - (log_prob - samples.old_log_prob)).mean()  # http://joschu.net/blog/kl-approx.html
-    losses = Losses(loss, policy, value, negative_entropy, clip_fraction, approx_kl, ratio)
-    return losses, Gradients(weights.value * dvalues, dlog_prob, dentropy)
+    terms = Terms(gain, error, -log_prob if entropy is None else entropy.detach(), log_ratio)
+    return terms, Gradients(dvalues, dlog_prob, dentropy)
 
 
-def _policy_loss(
+def _policy_terms(
     samples: RolloutBufferSamples, log_prob: Tensor, weights: Coefficients
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The clipped loss, the ratio of new and old policy, and the gradient of ``log_prob``."""
+    """The bounded gain, the logarithm of the ratio of new and old policy, and the gradient of ``log_prob``."""
     advantages = samples.advantages
     if weights.normalize_advantage and advantages.numel() > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    ratio = (log_prob - samples.old_log_prob).exp()  # one, before the first update
+        deviation, mean = th.std_mean(advantages)
+        advantages = (advantages - mean) / (deviation + 1e-8)
+    log_ratio = log_prob - samples.old_log_prob
+    ratio = log_ratio.exp()  # one, before the first update
     gain = advantages * ratio
     bounded = advantages * ratio.clamp(1 - weights.clip_range, 1 + weights.clip_range)
     # Beyond its bound the ratio has no gradient; within, the two are the same number.
     gradient = th.where(gain <= bounded, gain, 0.0) / -gain.numel()
-    return -th.min(gain, bounded).mean(), ratio, gradient
+    return th.min(gain, bounded), log_ratio, gradient
 
 
-def _value_loss(samples: RolloutBufferSamples, values: Tensor, weights: Coefficients) -> tuple[Tensor, Tensor]:
-    """The mean squared error, of values that move at most ``clip_range_vf`` where it is given, and its gradient."""
-    errors, bound = values - samples.returns, weights.clip_range_vf
+def _value_terms(samples: RolloutBufferSamples, values: Tensor, weights: Coefficients) -> tuple[Tensor, Tensor]:
+    """The error, of values that move at most ``clip_range_vf`` where it is given, and the gradient of ``values``."""
+    error, bound = values - samples.returns, weights.clip_range_vf
+    slope = 2 * weights.value / error.numel()
     if bound is None:
-        return errors.square().mean(), errors * (2 / errors.numel())
+        return error, error * slope
     change = values - samples.old_values
-    errors = samples.old_values + change.clamp(-bound, bound) - samples.returns
-    return errors.square().mean(), th.where(change.abs() <= bound, errors, 0.0) * (2 / errors.numel())
+    error = samples.old_values + change.clamp(-bound, bound) - samples.returns
+    return error, th.where(change.abs() <= bound, error, 0.0) * slope
+
+
+def join(minibatches: Sequence[Terms]) -> tuple[Terms, Tensor]:
+    """The steps of all minibatches, and each one's share in a mean over minibatches, which count alike as in SB3."""
+    joined = Terms(*(th.cat(parts) for parts in zip(*minibatches, strict=True)))
+    sizes = th.tensor([len(terms.gain) for terms in minibatches], device=joined.gain.device)
+    shares = (1 / (sizes * len(minibatches))).to(joined.gain.dtype)
+    return joined, shares.repeat_interleave(sizes)

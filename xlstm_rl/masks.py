@@ -12,12 +12,5 @@ def has_masks(env: VecEnv) -> bool:
 
 
 def masks_of(env: VecEnv) -> np.ndarray:
-    """Which actions each of E environments allows, (E, A) bool.
-
-    Raises:
-        ValueError: an environment that allows none.
-    """
-    masks = np.stack([np.asarray(mask, dtype=bool).ravel() for mask in env.env_method(METHOD)])
-    if not masks.any(axis=1).all():
-        raise ValueError(f"{METHOD}() must allow an action, got none from environment {int(masks.any(1).argmin())}")
-    return masks
+    """Which actions each of E environments allows, (E, A) bool."""
+    return np.stack([np.asarray(mask, dtype=bool).ravel() for mask in env.env_method(METHOD)])

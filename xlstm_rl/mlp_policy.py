@@ -4,6 +4,8 @@ Shapes: B batch, S sequence, F features, D memory output, N floats of packed sta
 arrays (B * S, ...) run through a whole sequence, then the next.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,11 +17,12 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from xlstm_kernels import TanhStepper
 from xlstm_rl.actor_critic import ActorCriticMemory, Recollection
 from xlstm_rl.config import MemoryConfig, check_contrib_options
 from xlstm_rl.distributions import mask_distribution, quicker
 from xlstm_rl.inputs import Observation, StatelessCalls, as_flags, as_masks, as_state, batch_size_of, check_observation
-from xlstm_rl.networks import actor_latent, critic_latent, latents
+from xlstm_rl.networks import actor_latent, critic_latent, latents, snapshot
 from xlstm_rl.normalization import FeatureNorm, ReturnScale
 from xlstm_rl.optim import ClippedAdam
 from xlstm_rl.sequences import Sequences
@@ -60,6 +63,7 @@ class MlpPolicy(ActorCriticPolicy):
     """
 
     memory: ActorCriticMemory
+    _stepper: TanhStepper | None = None  # while steps are taken
 
     def __init__(
         self,
@@ -132,6 +136,19 @@ class MlpPolicy(ActorCriticPolicy):
         """The memory (B, N) of ``batch_size`` environments at the start of an episode."""
         return self.memory.initial_state(batch_size)
 
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Within it, single steps without gradients read a snapshot of memory and networks: for rollouts."""
+        self._stepper = snapshot(self.mlp_extractor)
+        try:
+            with self.memory.stepping():
+                yield
+        finally:
+            self._stepper = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stepper": None}  # a copy learns by itself
+
     def step(
         self,
         obs: PyTorchObs,
@@ -151,7 +168,7 @@ class MlpPolicy(ActorCriticPolicy):
             action_masks: (B, A) bool, the actions that are allowed; None for all.
         """
         recollection = self._recall(obs, state, self._resets(episode_starts, state))
-        pi, vf = latents(self.mlp_extractor, recollection.pi, recollection.vf)
+        pi, vf = latents(self.mlp_extractor, recollection.pi, recollection.vf, self._stepper)
         distribution = self._distribution(pi, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         log_probs = distribution.log_prob(actions)

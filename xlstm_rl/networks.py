@@ -6,10 +6,11 @@ Shapes: M rows, F features.
 from collections.abc import Sequence
 from typing import cast
 
+import torch as th
 from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 
-from xlstm_kernels import tanh_mlps
+from xlstm_kernels import TanhStepper, tanh_mlps
 
 
 def actor_latent(extractor: MlpExtractor, features: Tensor) -> Tensor:
@@ -24,13 +25,21 @@ def critic_latent(extractor: MlpExtractor, features: Tensor) -> Tensor:
     return extractor.forward_critic(features) if layers is None else tanh_mlps(features, [layers])[0]
 
 
-def latents(extractor: MlpExtractor, pi: Tensor, vf: Tensor) -> Sequence[Tensor]:
-    """Both, of (M, F) each: in one call where they read the same."""
+def latents(extractor: MlpExtractor, pi: Tensor, vf: Tensor, stepper: TanhStepper | None = None) -> Sequence[Tensor]:
+    """Both, of (M, F) each: in one call where they read the same, without gradients by the ``stepper``'s snapshot."""
     if pi is vf:
+        if stepper is not None and not th.is_grad_enabled():
+            return stepper(pi)
         networks = [_tanh_layers(extractor.policy_net), _tanh_layers(extractor.value_net)]
         if None not in networks:
             return tanh_mlps(pi, cast("list[list[Tensor]]", networks))
     return actor_latent(extractor, pi), critic_latent(extractor, vf)
+
+
+def snapshot(extractor: MlpExtractor) -> TanhStepper | None:
+    """Of both networks as they are now, for ``latents``; None where they are of another kind."""
+    networks = [_tanh_layers(extractor.policy_net), _tanh_layers(extractor.value_net)]
+    return None if None in networks else TanhStepper(cast("list[list[Tensor]]", networks))
 
 
 def _tanh_layers(network: nn.Module) -> list[Tensor] | None:

@@ -95,4 +95,4 @@ class ReturnScale(nn.Module):
         self.count.add_(1)
 
     def forward(self, values: th.Tensor) -> th.Tensor:
-        return values * self.deviation + self.mean
+        return th.addcmul(self.mean, values, self.deviation)

@@ -9,7 +9,7 @@ the action network, N floats of state.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,15 +295,28 @@ class NumpyActor:
         return x, batched
 
     def _mask(self, outputs: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        kind, (B, A) = self.spec["action"]["kind"], outputs.shape
-        size = 0 if kind in ("box", "squashed") else 2 * A if kind == "multibinary" else A
+        kind, parts, B = self.spec["action"]["kind"], self.spec["action"].get("sizes", []), len(outputs)
+        size = sum(parts)
         if allowed.size != B * size:
             raise ValueError(f"action_masks must be {(B, size)} for {kind} actions, got shape {allowed.shape}")
         allowed = allowed.reshape(B, size)
+        check_allowed(allowed, parts)
         if kind == "multibinary":
             outputs = np.where(allowed[:, 1::2], outputs, FORBIDDEN)
             return np.where(allowed[:, ::2], outputs, -FORBIDDEN)
         return np.where(allowed, outputs, FORBIDDEN)
+
+
+def check_allowed(masks: np.ndarray, parts: Sequence[int]) -> None:
+    """Raise ValueError unless each choice of each row of ``masks`` (B, A) has an allowed action.
+
+    A softmax over nothing would be uniform, that is act as if all were allowed.
+    """
+    allowed = np.logical_or.reduceat(masks, np.cumsum([0, *parts[:-1]]), axis=1)
+    if not allowed.all():
+        row, choice = (int(at) for at in np.argwhere(~allowed)[0])
+        where = f"row {row}" if len(parts) == 1 else f"choice {choice} of row {row}"
+        raise ValueError(f"action_masks must allow at least one action of each choice, got none for {where}")
 
 
 def _encode(part: dict[str, Any], value: Any) -> tuple[np.ndarray, bool]:

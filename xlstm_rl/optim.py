@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 from torch.nn.utils import clip_grad_norm_
 
 
@@ -45,7 +46,7 @@ class ClippedAdam(th.optim.Adam):
             return
         (group,) = self.param_groups
         beta1, beta2 = group["betas"]
-        norm = th.cat([gradient.view(-1) for gradient in gradients]).norm()  # type: ignore[union-attr]
+        norm = _flatten_dense_tensors(gradients).norm()
         tensors.counts.add_(1)
         th._fused_adam_(
             tensors.parameters,

@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 
 from xlstm_kernels import mLSTMBlock, sLSTMBlock, xLSTMConfig
+from xlstm_rl.distributions import mask_parts
 from xlstm_rl.memory import Memory, StackMemory, TorchMemory
 from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.normalization import FeatureNorm
@@ -152,12 +153,10 @@ def _part(key: str | None, space: spaces.Space, normalize_images: bool) -> Spec:
 def portable_action(policy: MlpPolicy) -> tuple[Spec, Arrays]:
     """How the action is chosen, and its bounds where it has some."""
     space = policy.action_space
-    if isinstance(space, spaces.Discrete):
-        return {"kind": "discrete"}, {}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"kind": "multidiscrete", "sizes": space.nvec.tolist()}, {}
-    if isinstance(space, spaces.MultiBinary):
-        return {"kind": "multibinary"}, {}
+    kinds = {spaces.Discrete: "discrete", spaces.MultiDiscrete: "multidiscrete", spaces.MultiBinary: "multibinary"}
+    for kind, name in kinds.items():
+        if isinstance(space, kind):
+            return {"kind": name, "sizes": mask_parts(space)}, {}
     assert isinstance(space, spaces.Box)
     squashed = isinstance(policy.action_dist, StateDependentNoiseDistribution) and policy.squash_output
     bounds = {"low": space.low.ravel().astype(np.float32), "high": space.high.ravel().astype(np.float32)}

@@ -188,7 +188,7 @@ class xLSTMPPO(PPO):
     ) -> bool:
         """Fill ``rollout_buffer`` with ``n_rollout_steps`` of each environment; the memory goes on where it was.
 
-        The memory reads a snapshot of the weights: what a callback changes in them counts from the next rollout on.
+        Memory and networks read a snapshot of the weights: what a callback changes counts from the next rollout on.
         The names of the local variables are SB3's: callbacks read them.
 
         Returns:
@@ -199,7 +199,7 @@ class xLSTMPPO(PPO):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        with self.policy.memory.stepping():
+        with self.policy.stepping():
             for n_steps in range(n_rollout_steps):
                 self._resample_exploration(n_steps, env.num_envs)
                 if rollout_buffer.wants_state():

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from xlstm_rl.buffers import DictSequenceRolloutBuffer, SequenceRolloutBuffer
-from xlstm_rl.distributions import mask_size
+from xlstm_rl.distributions import mask_parts
 from xlstm_rl.masks import METHOD, has_masks
 from xlstm_rl.mlp_policy import MlpPolicy
 from xlstm_rl.sequences import SequencePlan, plan_sequences
@@ -94,7 +94,7 @@ def _mask_size(model: "xLSTMPPO") -> int:
         return 0
     if model.env is not None and not offered:
         raise ValueError(f"use_masking=True needs environments with a method {METHOD}(); add it, or use None")
-    return mask_size(model.action_space)
+    return sum(mask_parts(model.action_space))
 
 
 def _warn_of_short_sequences(model: "xLSTMPPO", plan: SequencePlan) -> None:

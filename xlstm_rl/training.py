@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.utils import explained_variance
 from torch.nn.utils import clip_grad_norm_
 
-from xlstm_rl.losses import Coefficients, Losses, ppo_losses
+from xlstm_rl.losses import Coefficients, Terms, join, ppo_terms
 from xlstm_rl.optim import ClippedAdam
 from xlstm_rl.replay import evaluate, recompute_log_probs, refresh_states
 
@@ -32,7 +32,7 @@ def train_epochs(model: "xLSTMPPO") -> None:
     if model.recompute_log_prob:
         recompute_log_probs(policy, buffer, model.batch_size)
     weights = _coefficients(model)
-    history: list[list[Losses]] = []  # of each epoch's minibatches
+    history: list[list[Terms]] = []  # of each epoch's minibatches
     for epoch in range(model.n_epochs):
         if epoch > 0 and model.state_refresh:
             refresh_states(policy, buffer)
@@ -43,8 +43,7 @@ def train_epochs(model: "xLSTMPPO") -> None:
             break
     # Only now: the rollout's log-probabilities belong to the scales it was collected with.
     policy.observe_features(buffer.flat_observations((slice(None), slice(None))))
-    _log(model, weights, [losses for epoch in history for losses in epoch])
-    model.logger.record("train/approx_kl", _mean("approx_kl", history[-1]))  # where the update has ended, as in SB3
+    _log(model, weights, history)
 
 
 def _check_finite(returns: np.ndarray) -> None:
@@ -71,15 +70,15 @@ def _coefficients(model: "xLSTMPPO") -> Coefficients:
     )
 
 
-def _run_epoch(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> bool:
+def _run_epoch(model: "xLSTMPPO", weights: Coefficients, history: list[Terms]) -> bool:
     """One pass over the rollout; True where the policy moved so far that the update should end."""
     policy = model.policy
     parameters = list(policy.parameters())
     for samples in model.rollout_buffer.get(model.batch_size):
         outputs = evaluate(policy, samples)
-        losses, gradients = ppo_losses(samples, *outputs, weights)
-        history.append(losses)
-        if model.target_kl is not None and losses.approx_kl.item() > 1.5 * model.target_kl:
+        terms, gradients = ppo_terms(samples, *outputs, weights)
+        history.append(terms)
+        if model.target_kl is not None and terms.divergence().mean().item() > 1.5 * model.target_kl:
             return True
         for parameter in parameters:
             parameter.grad = None
@@ -102,15 +101,18 @@ def back_propagate(outputs: Sequence[th.Tensor | None], gradients: Sequence[th.T
     th.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
 
 
-def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> None:
+def _log(model: "xLSTMPPO", weights: Coefficients, history: list[list[Terms]]) -> None:
     record, buffer = model.logger.record, model.rollout_buffer
-    record("train/entropy_loss", _mean("entropy", history))
-    record("train/policy_gradient_loss", _mean("policy", history))
-    record("train/value_loss", _mean("value", history))
-    record("train/clip_fraction", _mean("clip_fraction", history))
-    record("train/loss", history[-1].loss.item())
+    steps, shares = join([terms for epoch in history for terms in epoch])
+    record("train/entropy_loss", -(steps.entropy @ shares).item())
+    record("train/policy_gradient_loss", -(steps.gain @ shares).item())
+    record("train/value_loss", (steps.error.square() @ shares).item())
+    record("train/clip_fraction", (steps.clipped(weights.clip_range) @ shares).item())
+    record("train/loss", history[-1][-1].loss(weights).item())
+    steps, shares = join(history[-1])  # where the update has ended, as in SB3
+    record("train/approx_kl", (steps.divergence() @ shares).item())
     record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-    record("train/replay_gap", (history[0].ratio - 1).abs().max().item())
+    record("train/replay_gap", history[0][0].log_ratio.expm1().abs().max().item())
     record("train/state_norm", _state_norm(model._last_state))
     if hasattr(model.policy, "log_std"):
         record("train/std", model.policy.log_std.exp().mean().item())
@@ -118,10 +120,6 @@ def _log(model: "xLSTMPPO", weights: Coefficients, history: list[Losses]) -> Non
     record("train/clip_range", weights.clip_range)
     if weights.clip_range_vf is not None:
         record("train/clip_range_vf", weights.clip_range_vf)
-
-
-def _mean(name: str, history: list[Losses]) -> float:
-    return th.stack([getattr(losses, name) for losses in history]).mean().item()
 
 
 def _state_norm(state: th.Tensor | None) -> float:

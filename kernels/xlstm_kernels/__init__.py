@@ -5,7 +5,7 @@ from .blocks import TIREX, mLSTMBlock, sLSTMBlock, xLSTM7BBlock
 from .cells import mLSTMCell, sLSTMCell
 from .config import xLSTMConfig
 from .converters import from_xlstm, from_xlstm_large, state_from_xlstm, state_from_xlstm_large
-from .fused import tanh_mlps
+from .fused import TanhStepper, tanh_mlps
 from .ops import backends
 from .ops.lstm import lstm
 from .ops.mlstm import mlstm
@@ -38,6 +38,7 @@ __all__ = [
     "LSTMState",
     "StackState",
     "StackStepper",
+    "TanhStepper",
     "backends",
     "concat_states",
     "detach_state",

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.kernels.recurrences import needs_core
-from xlstm_kernels import core, tanh_mlps
+from xlstm_kernels import TanhStepper, core, tanh_mlps
 
 WIDTHS = {"two networks": [(64, 64), (32,)], "one wide layer": [(160,)], "three layers": [(16, 48, 16)]}
 
@@ -106,3 +106,24 @@ def test_a_second_derivative_is_refused():
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
+
+
+@pytest.mark.parametrize("widths", [[(64, 64), (32,)], [(10, 16), (16,)]], ids=["whole vectors", "others"])
+def test_a_stepper_gives_what_the_networks_gave_when_it_was_made(widths):
+    networks, x = networks_of(4, widths), torch.randn(6, 4)
+    expected, step = tanh_mlps(x, networks), TanhStepper(networks)
+    for network in networks:
+        for weight in network:
+            weight.zero_()
+    for rows in (1, 6, 3):
+        for ours, theirs in zip(step(x[:rows]), expected, strict=True):
+            torch.testing.assert_close(ours, theirs[:rows], rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_stepper_does_not_take_is_named():
+    with pytest.raises(ValueError, match=r"each network must have a layer, got \[1, 0\]"):
+        TanhStepper(networks_of(4, [(16,), ()]))
+    with pytest.raises(ValueError, match=r"must be \(out, in = 4\)"):
+        TanhStepper([*networks_of(4, [(16,)]), *networks_of(5, [(16,)])])
+    with pytest.raises(ValueError, match=r"x must be \(M, 4\), got \(2, 5\)"):
+        TanhStepper(networks_of(4, [(16,)]))(torch.zeros(2, 5))

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
 
-from xlstm_rl.distributions import FORBIDDEN, mask_distribution, mask_size, quicker
+from xlstm_rl.distributions import FORBIDDEN, mask_distribution, mask_parts, quicker
 
 B = 5
 SPACES = [spaces.Discrete(4), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), spaces.Box(-1, 1, (2,), np.float32)]
@@ -65,7 +65,7 @@ def test_a_batch_leaves_the_policys_own_distribution_alone():
 @pytest.mark.parametrize("space", SPACES[:3], ids=str)
 def test_a_masked_action_is_never_taken_and_carries_no_uncertainty(space):
     ours, _ = pair(space)
-    allowed = torch.ones(B, mask_size(space), dtype=torch.bool)
+    allowed = torch.ones(B, sum(mask_parts(space)), dtype=torch.bool)
     allowed[:, 0] = False  # the first action; or the first switch's off
     masked = mask_distribution(ours, allowed)
     for _ in range(50):
@@ -92,4 +92,4 @@ def test_masks_equal_sb3_contribs():
 
 def test_a_space_without_choices_has_no_masks():
     with pytest.raises(ValueError, match="action masks need a Discrete, MultiDiscrete or MultiBinary action space"):
-        mask_size(SPACES[3])
+        mask_parts(SPACES[3])

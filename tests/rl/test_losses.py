@@ -5,7 +5,7 @@ import torch
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch.nn import functional as F
 
-from xlstm_rl.losses import Coefficients, ppo_losses
+from xlstm_rl.losses import Coefficients, join, ppo_terms
 
 M = 64
 
@@ -42,8 +42,8 @@ def test_losses_and_gradients_are_sb3s(samples, has_entropy, entropy, clip_range
     given[1].data.mul_(0.2).add_(samples.old_log_prob)
     if not has_entropy:
         given[2] = None
-    expected, (found, gradients) = sb3s_loss(samples, *given, weights), ppo_losses(samples, *given, weights)
-    torch.testing.assert_close(found.loss, expected.detach())
+    expected, (terms, gradients) = sb3s_loss(samples, *given, weights), ppo_terms(samples, *given, weights)
+    torch.testing.assert_close(terms.loss(weights), expected.detach())
     expected.backward()
     zero = torch.zeros(M, dtype=torch.float64)
     for tensor, ours in zip(given, gradients, strict=True):
@@ -54,13 +54,30 @@ def test_losses_and_gradients_are_sb3s(samples, has_entropy, entropy, clip_range
 def test_a_single_step_is_not_normalised(samples):
     one = RolloutBufferSamples(*(field[:1] for field in samples))
     weights = Coefficients(0.2, None, 0.0, 0.5, True)
-    losses, gradients = ppo_losses(one, one.old_values, one.old_log_prob, None, weights)
-    assert torch.isfinite(losses.loss)
+    terms, gradients = ppo_terms(one, one.old_values, one.old_log_prob, None, weights)
+    assert torch.isfinite(terms.loss(weights))
     assert torch.isfinite(gradients.log_prob).all()
 
 
-def test_what_is_logged_of_equal_policies(samples):
+def test_equal_policies_diverge_nowhere(samples):
     weights = Coefficients(0.2, None, 0.0, 0.5, True)
-    losses, _ = ppo_losses(samples, samples.returns, samples.old_log_prob, None, weights)
-    assert (losses.value, losses.clip_fraction, losses.approx_kl) == (0, 0, 0)
-    assert (losses.ratio == 1).all()
+    terms, _ = ppo_terms(samples, samples.returns, samples.old_log_prob, None, weights)
+    for zero in (terms.error, terms.log_ratio, terms.divergence(), terms.clipped(0.2)):
+        assert (zero == 0).all()
+
+
+def test_statistics_of_policies_that_differ_are_sb3s(samples):
+    ratio = torch.linspace(0.5, 1.5, M, dtype=torch.float64)
+    log_prob = samples.old_log_prob + ratio.log()
+    terms, _ = ppo_terms(samples, samples.returns, log_prob, None, Coefficients(0.2, None, 0.0, 0.5, True))
+    torch.testing.assert_close(terms.divergence(), ratio - 1 - ratio.log())
+    torch.testing.assert_close(terms.clipped(0.2).mean(), ((ratio - 1).abs() > 0.2).double().mean())
+
+
+def test_a_mean_over_minibatches_counts_a_small_one_as_much_as_a_large_one(samples):
+    weights = Coefficients(0.2, None, 0.0, 0.5, True)
+    parts = [RolloutBufferSamples(*(field[rows] for field in samples)) for rows in (slice(0, 48), slice(48, M))]
+    minibatches = [ppo_terms(part, part.old_values, part.old_log_prob, None, weights)[0] for part in parts]
+    joined, shares = join(minibatches)
+    expected = torch.stack([terms.error.square().mean() for terms in minibatches]).mean()
+    torch.testing.assert_close(joined.error.square() @ shares, expected)

@@ -6,7 +6,8 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
 from tests.rl.conftest import Drift
-from xlstm_rl import xLSTMPPO
+from xlstm_rl import NumpyActor, xLSTMPPO
+from xlstm_rl.portable import portable_policy
 
 
 class Alternating(Drift):
@@ -64,13 +65,15 @@ def test_a_model_with_masks_is_saved_and_loaded(tiny_model, tmp_path):
     assert loaded.learn(32).rollout_buffer.mask_size == 4
 
 
-def test_an_environment_that_allows_nothing_is_named(tiny_model):
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_an_environment_that_allows_nothing_is_named(tiny_model, space):
     class Stuck(Alternating):
         def action_masks(self):
-            return np.zeros(4, dtype=bool)
+            return np.array([True, True, False, False]) & (type(space) is not spaces.Discrete)
 
-    env = make_vec_env(Stuck, 2, env_kwargs={"action_space": SPACES[0]})
-    with pytest.raises(ValueError, match=r"action_masks\(\) must allow an action, got none from environment 0"):
+    env = make_vec_env(Stuck, 2, env_kwargs={"action_space": space})
+    choice = "" if type(space) is spaces.Discrete else "choice 1 of "
+    with pytest.raises(ValueError, match=f"action_masks must allow at least one action .* none for {choice}row 0"):
         tiny_model(env).learn(32)
 
 
@@ -85,3 +88,15 @@ def test_masks_of_a_wrong_size_are_refused(tiny_model, masks, message):
     model = tiny_model(make_env())
     with pytest.raises(ValueError, match=message):
         model.predict(model.env.reset(), action_masks=masks)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_masks_that_leave_no_choice_are_refused_by_all_that_act(tiny_model, space):
+    """Where nothing is allowed all actions would be equally likely, forbidden as they are."""
+    model, masks = tiny_model(make_env(space)), np.ones((2, 4), dtype=bool)
+    masks[1, 2:] = False
+    if type(space) is spaces.Discrete:
+        masks[1] = False
+    for act in (model.predict, model.actor(2), NumpyActor(*portable_policy(model.policy))):
+        with pytest.raises(ValueError, match=r"must allow at least one action .* got none for .*row 1"):
+            act(model.env.reset(), action_masks=masks)

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.kernels.recurrences import needs_core
 from xlstm_rl import networks
-from xlstm_rl.networks import actor_latent, critic_latent, latents
+from xlstm_rl.networks import actor_latent, critic_latent, latents, snapshot
 
 ARCHITECTURES = {
     "SB3's": ([64, 64], nn.Tanh),
@@ -66,3 +66,18 @@ def test_a_hook_on_a_layer_is_called(calls):
     extractor.policy_net[0].register_forward_hook(lambda *arguments: heard.append(arguments))
     latents(extractor, features, features)
     assert len(heard) == 1
+
+
+def test_a_snapshot_serves_steps_without_gradients_alone():
+    extractor, features = extractor_of([16]), torch.randn(4, 12)
+    stepper, before = snapshot(extractor), extractor(features)[0].detach()
+    extractor.policy_net[0].weight.data.zero_()
+    with torch.no_grad():
+        torch.testing.assert_close(latents(extractor, features, features, stepper)[0], before)
+    after = extractor(features)[0]
+    torch.testing.assert_close(latents(extractor, features, features, stepper)[0], after)
+
+
+@pytest.mark.parametrize("name", ["other activations", "a critic without layers"])
+def test_networks_of_another_kind_have_no_snapshot(name):
+    assert snapshot(extractor_of(*ARCHITECTURES[name])) is None

@@ -1,5 +1,6 @@
 """The policy: stepping, evaluating sequences, predicting, saving."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -89,6 +90,24 @@ def test_chunks_with_carried_state_equal_the_whole_row(policy, episodes):
     whole_values, whole_log_probs = evaluate(policy, episodes)
     torch.testing.assert_close(values, whole_values[:, 5:], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(log_probs, whole_log_probs[:, 5:], rtol=1e-5, atol=1e-6)
+
+
+def test_within_stepping_a_step_reads_the_weights_as_they_were_and_a_copy_reads_its_own(policy, episodes):
+    observations, state = torch.from_numpy(episodes[0][:, 0]), policy.initial_state(B)
+
+    def step(of):
+        with torch.no_grad():
+            return of.step(observations, state, deterministic=True).log_probs
+
+    before = step(policy)
+    with policy.stepping():
+        torch.testing.assert_close(step(policy), before)
+        twin = copy.deepcopy(policy)
+        for owner in (policy, twin):
+            owner.mlp_extractor.policy_net[0].weight.data.mul_(3)
+        torch.testing.assert_close(step(policy), before)
+        assert not torch.allclose(step(twin), before, atol=1e-6)
+    assert torch.equal(step(policy), step(twin))
 
 
 def test_predict_stepwise_chooses_what_the_sequence_says(policy, episodes):

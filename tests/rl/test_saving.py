@@ -63,6 +63,17 @@ def test_the_carried_memory_is_saved_when_asked(tiny_model, tmp_path):
     assert torch.equal(resume._last_state, model._last_state)
 
 
+def test_training_goes_on_in_the_middle_of_episodes_as_if_it_had_never_stopped(tiny_model, tmp_path):
+    model = tiny_model().learn(32)
+    model.save(tmp_path / "resume.zip", include=["_last_state"])
+    env = copy.deepcopy(model.get_env())
+    resumed = xLSTMPPO.load(tmp_path / "resume.zip", env=env, force_reset=False, device="cpu")
+    for continued in (model, resumed):
+        set_random_seed(7)
+        continued.learn(64, reset_num_timesteps=False)
+    assert torch.equal(parameters(model), parameters(resumed))
+
+
 def test_parameters_move_from_model_to_model(tiny_model):
     model, other = tiny_model(seed=1), tiny_model(seed=2)
     other.set_parameters(model.get_parameters())

@@ -13,9 +13,10 @@ from .norm import runs as runs_norm
 from .slstm import runs as runs_slstm
 from .slstm import slstm_mixer
 from .split_linear import split_linear
-from .tanh_mlp import tanh_mlps
+from .tanh_mlp import TanhStepper, tanh_mlps
 
 __all__ = [
+    "TanhStepper",
     "conv",
     "mLSTMWeights",
     "mlstm_block",

@@ -6,7 +6,7 @@ Shapes: M rows, F features.
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -37,27 +37,66 @@ def tanh_mlps(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     Raises:
         ValueError: ``x`` is not (M, F), a weight has no bias, or a layer does not take what the one before it gives.
     """
-    _check(x, networks)
-    flat = [weight for network in networks for weight in network]
-    if not _runs(x, networks, flat):
-        return [_composed(x, network) for network in networks]
-    x = x.contiguous()
-    layers = [[bias.shape[0] for bias in network[1::2]] for network in networks]
-    if must_record(x, *flat):
-        return list(_Networks.apply(x, layers, *flat))
-    return _forward(x, layers, _sizes(x, layers), flat)[0]
-
-
-def _check(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> None:
-    """Raise unless each network is a chain of layers that begins at x."""
     if x.ndim != 2:
         raise ValueError(f"x must be (M, F), got {tuple(x.shape)}")
+    _check_chains(x.shape[1], networks)
+    flat = [weight for network in networks for weight in network]
+    if not (_takes(x) and _has_kernels(networks, flat)):
+        return [_composed(x, network) for network in networks]
+    x = x.contiguous()
+    layers = _widths(networks)
+    if must_record(x, *flat):
+        return list(_Networks.apply(x, layers, *flat))
+    return _forward(x, layers, _Shapes.of(x.shape[1], layers).sizes(x), flat)[0]
+
+
+class TanhStepper:
+    """A snapshot of small perceptrons for few rows at a time, without gradients: ``tanh_mlps``, checked once.
+
+    The weights are copied: build a new stepper after they have learnt.
+
+    Args:
+        networks: as ``tanh_mlps`` takes them, none without a layer.
+
+    Raises:
+        ValueError: a network has no layer, or one that does not take what the one before it gives.
+
+    >>> step = TanhStepper([[weight, bias], [other_weight, other_bias]])
+    >>> pi, vf = step(x)                     # x (M, F)
+    """
+
+    def __init__(self, networks: Sequence[Sequence[Tensor]]) -> None:
+        if not networks or not all(networks):
+            raise ValueError(f"each network must have a layer, got {[len(network) // 2 for network in networks]}")
+        self._features = networks[0][0].shape[1]
+        _check_chains(self._features, networks)
+        self._networks = [[weight.detach().clone() for weight in network] for network in networks]
+        self._flat = [weight for network in self._networks for weight in network]
+        self._layers = _widths(networks)
+        self._shapes = _Shapes.of(self._features, self._layers)
+        self._has_kernels = _has_kernels(self._networks, self._flat)
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """(M, out) of each network's last layer, of ``x`` (M, F).
+
+        Raises:
+            ValueError: ``x`` is not (M, F).
+        """
+        if x.ndim != 2 or x.shape[1] != self._features:
+            raise ValueError(f"x must be (M, {self._features}), got {tuple(x.shape)}")
+        if not (self._has_kernels and _takes(x)):
+            return [_composed(x, network) for network in self._networks]
+        return _forward(x.contiguous(), self._layers, self._shapes.sizes(x), self._flat)[0]
+
+
+def _check_chains(features: int, networks: Sequence[Sequence[Tensor]]) -> None:
+    """Raise unless each network is a chain of layers that begins with this many features."""
     for index, network in enumerate(networks):
         if len(network) % 2:
             raise ValueError(
                 f"network {index} must hold a weight and a bias for each layer, got {len(network)} tensors"
             )
-        width = x.shape[1]
+        width = features
         for weight, bias in zip(network[::2], network[1::2], strict=True):
             if weight.shape != (len(bias), width):
                 raise ValueError(
@@ -67,10 +106,13 @@ def _check(x: Tensor, networks: Sequence[Sequence[Tensor]]) -> None:
             width = len(bias)
 
 
-def _runs(x: Tensor, networks: Sequence[Sequence[Tensor]], flat: Sequence[Tensor]) -> bool:
-    """Whether the core takes these: float32, layers as wide as whole vectors, and nothing that traces or casts."""
-    if not core.runs(x) or autocasts(x) or traced():
-        return False
+def _takes(x: Tensor) -> bool:
+    """Whether the core takes this input: float32, on a CPU, and nothing that traces or casts."""
+    return core.runs(x) and not autocasts(x) and not traced()
+
+
+def _has_kernels(networks: Sequence[Sequence[Tensor]], flat: Sequence[Tensor]) -> bool:
+    """Whether the core takes these: float32, layers as wide as whole vectors."""
     return all(networks) and all(
         tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.shape[0] % core.LANES == 0
         for tensor in flat
@@ -83,12 +125,26 @@ def _composed(x: Tensor, network: Sequence[Tensor]) -> Tensor:
     return x
 
 
-def _sizes(x: Tensor, layers: list[list[int]]) -> _Sizes:
-    M, features = x.shape
-    widths = [width for network in layers for width in (features, *network)]
-    num_layers = [len(network) for network in layers]
-    integers = ctypes.c_int64
-    return _Sizes(M, len(layers), (integers * len(layers))(*num_layers), (integers * len(widths))(*widths))
+def _widths(networks: Sequence[Sequence[Tensor]]) -> list[list[int]]:
+    return [[bias.shape[0] for bias in network[1::2]] for network in networks]
+
+
+class _Shapes(NamedTuple):
+    """Of networks, as the core reads them."""
+
+    num_networks: int
+    num_layers: ctypes.Array[ctypes.c_int64]
+    widths: ctypes.Array[ctypes.c_int64]  # of each network its features, then its layers
+
+    @classmethod
+    def of(cls, features: int, layers: list[list[int]]) -> Self:
+        widths = [width for network in layers for width in (features, *network)]
+        integers = ctypes.c_int64
+        num_layers = (integers * len(layers))(*[len(network) for network in layers])
+        return cls(len(layers), num_layers, (integers * len(widths))(*widths))
+
+    def sizes(self, x: Tensor) -> _Sizes:
+        return _Sizes(x.shape[0], *self)
 
 
 def _forward(
@@ -105,7 +161,7 @@ def _forward(
 class _Networks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: list[list[int]], *flat: Tensor) -> tuple[Tensor, ...]:
-        ctx.sizes, ctx.num_networks = _sizes(x, layers), len(layers)
+        ctx.sizes, ctx.num_networks = _Shapes.of(x.shape[1], layers).sizes(x), len(layers)
         outputs, tapes = _forward(x, layers, ctx.sizes, flat)
         ctx.save_for_backward(x, *outputs, *tapes, *flat)
         return tuple(outputs)
