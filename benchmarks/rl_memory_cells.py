@@ -1,7 +1,5 @@
 """One cell of the learning benchmark: one algorithm on one environment from one seed."""
 
-import contextlib
-import importlib
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,9 +112,6 @@ def train_cell(cell: Cell, plan: Plan) -> str | None:
         return None
     name = f"{cell.environment} {cell.algorithm} seed {cell.seed}"
     torch.set_num_threads(1)
-    if "-" in cell.environment:
-        with contextlib.suppress(ImportError):  # popgym-..., MiniGrid-...: importing the package registers them
-            importlib.import_module(cell.environment.split("-")[0].lower())
     recipe = load_recipe(cell.environment)
     steps = plan.steps or recipe.n_timesteps
     model = make_model(cell, recipe)

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 HYPERPARAMETERS = Path(__file__).with_name("xlstm_ppo.yml")
 
 _SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+_PACKAGES = {"popgym": "popgym", "MiniGrid": "minigrid"}  # by the first word of an environment's name
 
 
 class Recipe(NamedTuple):
@@ -56,6 +57,7 @@ def load_recipe(env_id: str) -> Recipe:
     entries = _read()
     if env_id not in entries:
         raise ValueError(f"no recipe for {env_id!r}; use one of {sorted(entries)}")
+    _register(env_id)
     options = dict(entries[env_id])
     n_timesteps, n_envs = int(options.pop("n_timesteps")), options.pop("n_envs")
     wrappers = tuple(_wrapper(entry) for entry in options.pop("env_wrapper", []))
@@ -63,6 +65,17 @@ def load_recipe(env_id: str) -> Recipe:
         if isinstance(options.get(name), str):
             options[name] = _linear(options[name])
     return Recipe(env_id, n_timesteps, n_envs, wrappers, options)
+
+
+def _register(env_id: str) -> None:
+    """Import the package that an environment is of, which tells Gymnasium its environments."""
+    package = _PACKAGES.get(env_id.partition("-")[0])
+    if package is None:
+        return
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"{env_id} is an environment of {package}: pip install {package}") from error
 
 
 def _read() -> dict[str, dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The tuned hyper-parameters."""
 
+import sys
+
 import pytest
 import yaml
 
@@ -57,3 +59,12 @@ def test_wrappers_are_found_by_their_path_and_take_options(monkeypatch, tmp_path
 def test_an_environment_without_recipe_is_refused():
     with pytest.raises(ValueError, match=r"no recipe for 'Ant-v5'; use one of \['CartPoleNoVel-v1'"):
         load_recipe("Ant-v5")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "package"), [("popgym-AutoencodeEasy-v0", "popgym"), ("MiniGrid-MemoryS9-v0", "minigrid")]
+)
+def test_environments_of_a_package_that_is_missing_are_told_with_it(env_id, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"{env_id} is an environment of {package}: pip install {package}"):
+        load_recipe(env_id)
