@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xlstm_ts.network import NetworkConfig
-from xlstm_ts.tokens import tokenise
+from xlstm_ts.network import ForecastNetwork
 from xlstm_ts.windows import WindowDataset, Windows
 
 # In units of what a look-back's values weigh in squares: from next to no penalty to one that leaves little of a map.
@@ -39,23 +38,23 @@ class Pairs(NamedTuple):
     came: Tensor
 
 
-def read_pairs(data: Dataset[Windows], sizes: NetworkConfig, *, unit: str, most: int) -> Iterator[Pairs]:
+def read_pairs(data: Dataset[Windows], network: ForecastNetwork, *, unit: str, most: int) -> Iterator[Pairs]:
     """Pairs from windows, about ``most`` in all.
 
     Args:
-        data: windows of at least ``sizes.reach`` steps before an origin and ``sizes.horizon`` from it on.
-        sizes: of the network.
+        data: windows of at least a network's reach before an origin and its horizon from it on.
+        network: that scales them.
         unit: of values, as in ``TrainingConfig.loss_unit``.
         most: windows in all.
     """
     assert isinstance(data, WindowDataset)
-    horizon = sizes.horizon
+    reach, horizon, lookback = network.config.reach, network.config.horizon, network.config.linear_lookback
     for indices in torch.arange(0, len(data), -(-len(data) // most)).split(WINDOWS_AT_A_TIME):
         rows, deviations = data.__getitems__(indices.tolist())
-        past, future = rows.steps(slice(-sizes.reach - horizon, -horizon)), rows.steps(slice(-horizon, None))
-        tokens = tokenise(past.values, past.seen, reach=sizes.reach, stride=1, span=sizes.span)
+        past, future = rows.steps(slice(-reach - horizon, -horizon)), rows.steps(slice(-horizon, None))
+        tokens = network.tokenise(past, stride=1)
         ratio = (tokens.scale.scale / deviations[:, None, None]).float() if unit == "series" else 1.0
-        behind = tokens.history[..., -sizes.linear_lookback :] * ratio
+        behind = tokens.history[..., -lookback:] * ratio
         ahead = torch.where(future.seen[:, None], tokens.scale.normalise(future.values[:, None]) * ratio, 0.0)
         yield Pairs(behind[:, 0], ahead[:, 0], future.seen)
 
@@ -103,19 +102,19 @@ def squared_error(weight: Tensor, pairs: Pairs) -> float:
 
 
 def fit_linear_map(
-    train: DataLoader[Windows], held_out: DataLoader[Windows] | None, sizes: NetworkConfig, *, unit: str
+    train: DataLoader[Windows], held_out: DataLoader[Windows] | None, network: ForecastNetwork, *, unit: str
 ) -> Tensor:
     """The map (L, H) that forecasts held-out windows best, of those that training windows ask for.
 
     Args:
         train, held_out: loaders of windows; without any held out, a usual strength is taken.
-        sizes: of the network.
+        network: that the map is for.
         unit: as in ``TrainingConfig.loss_unit``.
     """
-    parts = read_pairs(train.dataset, sizes, unit=unit, most=MOST_TRAINED)
+    sizes, season = network.config, network.config.season_lengths[0]
+    parts = read_pairs(train.dataset, network, unit=unit, most=MOST_TRAINED)
     equations = normal_equations(parts, sizes.linear_lookback, sizes.horizon)
-    season = sizes.season_lengths[0]
     if held_out is None:
         return next(ridge_path(*equations, season=season, strengths=[USUAL_STRENGTH]))
-    chosen_by = join_pairs(read_pairs(held_out.dataset, sizes, unit=unit, most=MOST_HELD_OUT))
+    chosen_by = join_pairs(read_pairs(held_out.dataset, network, unit=unit, most=MOST_HELD_OUT))
     return min(ridge_path(*equations, season=season, strengths=STRENGTHS), key=partial(squared_error, pairs=chosen_by))

@@ -22,6 +22,8 @@ from xlstm_ts.stepping import SteppingStack
 from xlstm_ts.tokens import Tokens, feature_count, patch_features, starts_afresh, tokenise
 
 NO_COVARIATES = CovariateSizes()
+# Where so many values are the same, the next one likely is, too: less tell little.
+LEAST_REACH = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class NetworkConfig:
     def reach(self) -> int:
         """Trailing values R that a token sees itself; older ones act through the carried state."""
         lags = (season * repeat for season, repeat in self.seasonal_lags)
-        return max(self.span, self.patch_length + self.season_lengths[0], self.linear_lookback, *lags)
+        return max(LEAST_REACH, self.span, self.patch_length + self.season_lengths[0], self.linear_lookback, *lags)
 
 
 class Encoded(NamedTuple):
@@ -112,8 +114,7 @@ class ForecastNetwork(nn.Module):
 
     margins: Tensor
     path_correlation: Tensor
-    prior_level: Tensor
-    prior_unrest: Tensor
+    prior: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -151,8 +152,12 @@ class ForecastNetwork(nn.Module):
         )
         self.register_buffer("margins", torch.zeros(config.horizon, len(config.quantiles)))  # both set by calibration
         self.register_buffer("path_correlation", torch.tensor(0.5, dtype=torch.float64))
-        self.register_buffer("prior_level", torch.zeros((), dtype=torch.float64))  # both set by the training data
-        self.register_buffer("prior_unrest", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("prior", torch.zeros(len(Prior._fields), dtype=torch.float64))  # set by the training data
+
+    def tokenise(self, rows: Rows, stride: int) -> Tokens:
+        """The look-backs (B, S) of rows, L = reach + (S - 1) * stride steps."""
+        sizes, prior = self.config, Prior(*self.prior)
+        return tokenise(rows.values, rows.seen, reach=sizes.reach, stride=stride, span=sizes.span, prior=prior)
 
     def embed(self, rows: Rows, stride: int) -> tuple[Tensor, Tensor, Encoded]:
         """What each token sees itself.
@@ -167,8 +172,7 @@ class ForecastNetwork(nn.Module):
         """
         config = self.config
         reach, patch_length = config.reach, config.patch_length
-        prior = Prior(self.prior_level, self.prior_unrest)
-        tokens = tokenise(rows.values, rows.seen, reach=reach, stride=stride, span=config.span, prior=prior)
+        tokens = self.tokenise(rows, stride)
         static, known, past = self.covariates(rows.numeric, rows.categories)
         newest = static[:, reach - 1 :: stride]
         patch = torch.cat([known, past], -1)[:, reach - patch_length :].unfold(1, patch_length, stride).flatten(2)

@@ -10,13 +10,29 @@ from torch import Tensor
 RELATIVE_FLOOR = 1e-10
 # Values further off than this many scales (what came before a flat stretch, a jump out of it) pull no harder.
 FURTHEST = 20.0
+LEAST = 0.1  # the share of the training series whose deviation is less than the least that is assumed
 
 
 class Prior(NamedTuple):
-    """What is assumed where too little is seen: a typical level, and a typical deviation as a share of the level."""
+    """What the training series are like, assumed where too little is seen.
 
-    level: Tensor | float = 0.0
-    unrest: Tensor | float = 0.0
+    Attributes:
+        level: of a typical series.
+        deviation: of a typical series.
+        unrest: deviation of a typical series as a share of its level, at most 1.
+        least: the deviation that nine in ten series exceed.
+    """
+
+    level: Tensor
+    deviation: Tensor
+    unrest: Tensor
+    least: Tensor
+
+
+def typical_series(levels: Tensor, deviations: Tensor) -> Prior:
+    """The prior of series with these means (N,) and standard deviations (N,)."""
+    unrest = deviations / torch.maximum(levels.abs(), deviations).clamp(min=RELATIVE_FLOOR)
+    return Prior(levels.median(), deviations.median(), unrest.median(), deviations.quantile(LEAST))
 
 
 class Scale(NamedTuple):
@@ -46,8 +62,9 @@ class Scale(NamedTuple):
 def causal_scale(history: Tensor, seen: Tensor, span: int, prior: Prior | None = None) -> Scale:
     """Mean and standard deviation of the values seen among each token's last ``span`` ones.
 
-    A constant history gets a tiny positive scale, so that its forecast stays at its level. A single value takes its
-    scale from the ``prior``, an empty history its level, too.
+    Where these are missing, or all the same, the whole look-back tells: five days without a sale say little about the
+    sixth. A look-back that is flat as a whole gets a tiny positive scale, so that its forecast stays at its level. A
+    single value takes its scale from the ``prior``, no value its level, too.
 
     Args:
         history: trailing values (B, S, R), float64 to keep small movements on a high level.
@@ -58,11 +75,21 @@ def causal_scale(history: Tensor, seen: Tensor, span: int, prior: Prior | None =
     >>> causal_scale(torch.tensor([[[9.0, 1.0, 3.0]]]), torch.ones(1, 1, 3, dtype=torch.bool), span=2).loc
     tensor([[[2.]]])
     """
-    level, unrest = prior or Prior()
-    recent, weight = history[..., -span:], seen[..., -span:].to(history.dtype)
+    prior = prior or Prior(*history.new_zeros(4))
+    recent, mean, deviation = moments(history[..., -span:], seen[..., -span:])
+    count, longer_mean, longer_deviation = moments(history, seen)
+    loc = torch.where(recent > 0, mean, torch.where(count > 0, longer_mean, prior.level))
+    floor = RELATIVE_FLOOR * (loc.abs() + RELATIVE_FLOOR)
+    single = torch.maximum(prior.unrest * loc.abs(), prior.least)
+    unknown = torch.where(count > 0, single, prior.deviation)
+    flat = torch.where(count > 1, longer_deviation, unknown)
+    return Scale(loc, torch.maximum(torch.where(deviation > floor, deviation, flat), floor))
+
+
+def moments(values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many of the values (B, S, any) were seen, their mean and their standard deviation, each (B, S, 1)."""
+    weight = seen.to(values.dtype)
     count = weight.sum(-1, keepdim=True)
-    loc = (recent * weight).sum(-1, keepdim=True) / count.clamp(min=1)
-    loc = torch.where(count > 0, loc, level)
-    deviation = ((recent - loc).square() * weight).sum(-1, keepdim=True).div(count.clamp(min=1)).sqrt()
-    deviation = torch.where(count > 1, deviation, unrest * loc.abs())
-    return Scale(loc, torch.maximum(deviation, RELATIVE_FLOOR * (loc.abs() + RELATIVE_FLOOR)))
+    mean = (values * weight).sum(-1, keepdim=True) / count.clamp(min=1)
+    variance = ((values - mean).square() * weight).sum(-1, keepdim=True) / count.clamp(min=1)
+    return count, mean, variance.sqrt()

@@ -29,7 +29,7 @@ def find_start(
     """
     candidates, decoder = network.cpu().candidates, network.decoder
     if network.config.linear_lookback:
-        candidates.linear_map.copy_(fit_linear_map(training, held_out, network.config, unit=unit))
+        candidates.linear_map.copy_(fit_linear_map(training, held_out, network, unit=unit))
     offers = read_offers(network, training.dataset)
     preferences = best_preferences(network, offers)
     errors = (offers.target - mix(preferences, offers.values, offers.available))[offers.came]

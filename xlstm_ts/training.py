@@ -28,6 +28,7 @@ from xlstm_ts.loaders import (
 )
 from xlstm_ts.module import ForecastModule
 from xlstm_ts.network import ForecastNetwork
+from xlstm_ts.scaling import typical_series
 from xlstm_ts.selection import Lesson, between, choose_weights
 from xlstm_ts.start import find_start
 from xlstm_ts.training_config import TrainingConfig
@@ -108,16 +109,15 @@ def train(
 
 
 def set_prior(network: ForecastNetwork, pool: SeriesPool) -> None:
-    """Tell a network what its series are like, for those of which it sees next to nothing: medians over all."""
-    levels, unrests = [], []
-    for start, stop, unit in zip(pool.starts.tolist(), pool.stops.tolist(), pool.units.tolist(), strict=True):
+    """Tell a network what its series are like, for those of which it sees next to nothing."""
+    levels, deviations = [], []
+    for start, stop in zip(pool.starts.tolist(), pool.stops.tolist(), strict=True):
         values = pool.rows.values[0, start:stop][pool.rows.seen[0, start:stop]]
         if len(values) > 1:
-            levels.append(float(values.mean()))
-            unrests.append(unit / max(abs(levels[-1]), unit))
+            levels.append(values.mean())
+            deviations.append(values.std(correction=0))
     if levels:
-        network.prior_level.fill_(float(torch.tensor(levels, dtype=torch.float64).median()))
-        network.prior_unrest.fill_(float(torch.tensor(unrests, dtype=torch.float64).median()))
+        network.prior.copy_(torch.stack(typical_series(torch.stack(levels), torch.stack(deviations))))
 
 
 def fit_network(

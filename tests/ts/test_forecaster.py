@@ -106,6 +106,26 @@ def test_a_constant_series_is_continued_at_its_level(fitted) -> None:
     np.testing.assert_allclose(fitted.predict(constant)["xLSTM"], 7.0, rtol=1e-4)
 
 
+@pytest.mark.parametrize("silent", [1, 5, 15, 40])
+def test_a_series_that_fell_silent_is_forecast_as_widely_as_it_moved(silent: int) -> None:
+    values = np.random.default_rng(0).normal(size=100)
+    forecaster = xLSTMForecaster(**{**TINY, "season_length": 1, "val_size": None}).fit(pd.Series(values))
+
+    values[-silent:] = np.nan
+    forecast = forecaster.predict(pd.Series(values))
+
+    width = forecast["xLSTM-hi-80"] - forecast["xLSTM-lo-80"]
+    assert width.between(1, 6).all()
+
+
+def test_days_without_a_sale_do_not_promise_more_of_them() -> None:
+    sales = np.random.default_rng(0).poisson(0.4, size=150)
+    sales[-7:] = 0
+    forecaster = xLSTMForecaster(**{**TINY, "season_length": 1, "val_size": None}).fit(pd.Series(sales))
+
+    assert (forecaster.predict()["xLSTM-hi-80"] > 0.5).all()
+
+
 def test_a_fit_repeats_bit_for_bit_under_random_state(panel, fitted) -> None:
     again = xLSTMForecaster(**TINY).fit(panel)
 

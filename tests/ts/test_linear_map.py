@@ -8,7 +8,7 @@ import torch
 
 from xlstm_ts.linear_map import Pairs, fit_linear_map, normal_equations, ridge_path, squared_error
 from xlstm_ts.loaders import tail_loader, training_loader
-from xlstm_ts.network import NetworkConfig
+from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
@@ -76,7 +76,8 @@ def pool_of(values: np.ndarray) -> SeriesPool:
 def solve(pool: SeriesPool, tail: int, unit: str = "series") -> torch.Tensor:
     tails = torch.full((len(pool.starts),), tail)
     held_out = tail_loader(pool, tails, SIZES, CONFIG, step=1) if tail else None
-    return fit_linear_map(training_loader(pool.without_tails(tails), SIZES, CONFIG), held_out, SIZES, unit=unit)
+    training = training_loader(pool.without_tails(tails), SIZES, CONFIG)
+    return fit_linear_map(training, held_out, ForecastNetwork(SIZES), unit=unit)
 
 
 @pytest.mark.parametrize("unit", ["origin", "series"])
@@ -117,7 +118,7 @@ def test_sizes_without_a_season_in_the_look_back_are_solved_too() -> None:
     sizes = replace(SIZES, linear_lookback=2)
     pool = pool_of(np.sin(np.arange(60.0))[None])
 
-    linear_map = fit_linear_map(training_loader(pool, sizes, CONFIG), None, sizes, unit="origin")
+    linear_map = fit_linear_map(training_loader(pool, sizes, CONFIG), None, ForecastNetwork(sizes), unit="origin")
 
     assert linear_map.shape == (2, 3)
     assert linear_map.isfinite().all()

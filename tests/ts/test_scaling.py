@@ -1,8 +1,9 @@
 """Location and scale come from the trailing values that were seen, and nothing else."""
 
+import pytest
 import torch
 
-from xlstm_ts.scaling import FURTHEST, causal_scale
+from xlstm_ts.scaling import FURTHEST, Prior, causal_scale, typical_series
 
 
 def history(values: list[float], seen: list[bool] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,3 +48,45 @@ def test_a_jump_out_of_a_flat_history_is_limited() -> None:
     scale = causal_scale(*history([7.0, 7.0]), span=2)
 
     assert scale.normalise(torch.tensor([[[100.0]]])).item() == FURTHEST
+
+
+def prior_of(*series: list[float]) -> Prior:
+    values = [torch.tensor(row, dtype=torch.float64) for row in series]
+    return typical_series(torch.stack([v.mean() for v in values]), torch.stack([v.std(correction=0) for v in values]))
+
+
+AROUND_ZERO = prior_of([-3.0, 3.0], [-4.0, 4.0], [-5.0, 5.0])
+OF_MANY_SIZES = prior_of([9.0, 11.0], [90.0, 110.0], [900.0, 1100.0])
+
+
+def test_without_values_the_typical_series_is_assumed() -> None:
+    empty = history([0.0, 0.0], [False, False])
+
+    assert [*causal_scale(*empty, span=2, prior=AROUND_ZERO)] == [0, 4]
+    assert [*causal_scale(*empty, span=2, prior=OF_MANY_SIZES)] == [100, 10]
+
+
+def test_a_single_value_moves_by_a_typical_share_of_its_level() -> None:
+    scale = causal_scale(*history([0.0, 50.0], [False, True]), span=2, prior=OF_MANY_SIZES)
+
+    assert [*scale] == [50, 5]
+
+
+def test_a_single_value_near_zero_moves_like_the_calmest_series() -> None:
+    scale = causal_scale(*history([0.0, 0.01], [False, True]), span=2, prior=AROUND_ZERO)
+
+    assert 3 < scale.scale.item() < 4
+
+
+def test_where_the_span_is_flat_or_missing_the_whole_look_back_tells() -> None:
+    values = [4.0, 0, 0, 0]
+
+    assert [*causal_scale(*history(values), span=3)] == [0, pytest.approx(3**0.5)]
+    assert [*causal_scale(*history(values, [True, True, False, False]), span=2)] == [2, 2]
+    assert [*causal_scale(*history(values, [True, True, False, False]), span=3)] == [0, 2]
+
+
+def test_series_that_never_move_stay_where_they_are() -> None:
+    scale = causal_scale(*history([7.0, 7.0]), span=2, prior=prior_of([7.0, 7.0], [0.0, 0.0]))
+
+    assert 0 < scale.scale.item() < 1e-6

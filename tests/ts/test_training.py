@@ -16,7 +16,7 @@ from xlstm_ts.module import ForecastModule
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.quantiles import TRAINED_QUANTILES
 from xlstm_ts.selection import Lesson, validation_loss
-from xlstm_ts.training import train
+from xlstm_ts.training import set_prior, train
 from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
@@ -49,6 +49,12 @@ def pool() -> SeriesPool:
     return SeriesPool.from_lengths(np.sin(np.pi * steps / 2) + noise, np.array([50, 30]))
 
 
+@pytest.fixture
+def other_period() -> SeriesPool:
+    """What no candidate continues, so that training helps."""
+    return SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
+
+
 class Losses(Callback):
     """Keeps the validation loss of every epoch, and the weights at its end."""
 
@@ -69,9 +75,8 @@ class Spoiler(Callback):
             module.network.decoder.output.bias.data += 10
 
 
-def test_training_learns_what_no_candidate_continues(network: ForecastNetwork) -> None:
+def test_training_learns_what_no_candidate_continues(network: ForecastNetwork, other_period: SeriesPool) -> None:
     seen = Losses()
-    other_period = SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
     config = TrainingConfig(**SETTINGS | {"max_epochs": 8, "steps_per_epoch": 10})
 
     train(network, other_period, config, trainer_params={"callbacks": [seen]})
@@ -79,11 +84,21 @@ def test_training_learns_what_no_candidate_continues(network: ForecastNetwork) -
     assert min(seen.losses) < 0.5 * seen.losses[0]
 
 
-def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPool) -> None:
-    seen = Losses()
-    config = TrainingConfig(**SETTINGS | {"max_epochs": 4})
+def test_a_network_is_told_of_the_typical_series(network: ForecastNetwork) -> None:
+    values = np.array([8.0, 12, np.nan, 90, 110, 5, np.nan, 700, 1300])
 
-    losses = train(network, pool, config, trainer_params={"callbacks": [Spoiler(), seen]})
+    set_prior(network, SeriesPool.from_lengths(values, np.array([3, 2, 2, 2])))  # a single value does not count
+
+    level, deviation, unrest, least = network.prior.tolist()
+    assert (level, deviation, unrest) == (100, 10, pytest.approx(0.2))
+    assert 2 < least < 10
+
+
+def test_the_best_weights_are_restored(network: ForecastNetwork, other_period: SeriesPool) -> None:
+    seen = Losses()
+    config = TrainingConfig(**SETTINGS | {"max_epochs": 4, "steps_per_epoch": 10})
+
+    losses = train(network, other_period, config, trainer_params={"callbacks": [Spoiler(), seen]})
 
     best = int(np.argmin(seen.losses))
     assert best < 2
@@ -91,9 +106,10 @@ def test_the_best_weights_are_restored(network: ForecastNetwork, pool: SeriesPoo
     assert torch.equal(network.embedding.weight, seen.weights[best])
 
 
-def test_averaged_weights_are_what_is_validated_and_restored(network: ForecastNetwork) -> None:
+def test_averaged_weights_are_what_is_validated_and_restored(
+    network: ForecastNetwork, other_period: SeriesPool
+) -> None:
     seen, averaging = Losses(), EMAWeightAveraging(decay=0.8)
-    other_period = SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
     config = TrainingConfig(**SETTINGS | {"steps_per_epoch": 10})
 
     losses = train(network, other_period, config, trainer_params={"callbacks": [averaging, seen]})
