@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xlstm_ts.network import ForecastNetwork
-from xlstm_ts.tokens import tokenise
 from xlstm_ts.windows import WindowDataset, Windows
 
 # Of M * h forecasts: a mixture of some ten candidates has little to learn from more.
 MOST_WINDOWS, MOST_STEPS = 1024, 16
 UPDATES, RATE = 150, 0.1
-# Weighs the squared distance from the usual preferences: what a few windows ask for stays close to them.
-LOYALTY = 0.01
+# Of one independent window, and at least: weighs the squared distance from the usual preferences. Ten candidates fit a
+# week of a single series by chance.
+LOYALTY, LEAST_LOYALTY = 0.3, 0.01
 
 
 class Offers(NamedTuple):
@@ -30,12 +30,14 @@ class Offers(NamedTuple):
         available: (M, h, K) bool.
         target: (M, h), arbitrary where it did not come.
         came: (M, h) bool.
+        independent: how many windows there are that do not overlap.
     """
 
     values: Tensor
     available: Tensor
     target: Tensor
     came: Tensor
+    independent: float
 
 
 @torch.no_grad()
@@ -47,10 +49,11 @@ def read_offers(network: ForecastNetwork, data: Dataset[Windows]) -> Offers:
     steps = torch.arange(0, horizon, -(-horizon // MOST_STEPS))
     rows, _ = data.__getitems__(index.tolist())
     past, future = rows.steps(slice(-reach - horizon, -horizon)), rows.steps(slice(-horizon, None))
-    tokens = tokenise(past.values, past.seen, reach=reach, stride=1, span=network.config.span)
+    tokens = network.tokenise(past, stride=1)
     target = tokens.scale.normalise(future.values[:, None])
     values, available = network.candidates(tokens)
-    return Offers(values[:, 0, steps], available[:, 0, steps], target[:, 0, steps], future.seen[:, steps])
+    independent = len(data) * min(1.0, data.step / horizon)
+    return Offers(values[:, 0, steps], available[:, 0, steps], target[:, 0, steps], future.seen[:, steps], independent)
 
 
 def mix(preferences: Tensor, values: Tensor, available: Tensor) -> Tensor:
@@ -72,6 +75,7 @@ def fit_preferences(offers: Offers, usual: Tensor) -> Tensor:
         offers: of training windows.
         usual: the preferences to begin with, and to stay close to.
     """
+    loyalty = max(LEAST_LOYALTY, LOYALTY / max(1.0, offers.independent))
     preferences = usual.clone().requires_grad_()
     optimizer = torch.optim.Adam([preferences], lr=RATE)
     with torch.enable_grad():
@@ -79,6 +83,6 @@ def fit_preferences(offers: Offers, usual: Tensor) -> Tensor:
             miss = mix(preferences, offers.values, offers.available) - offers.target
             error = torch.where(offers.came, miss.abs(), 0.0).sum() / offers.came.sum().clamp(min=1)
             optimizer.zero_grad()
-            (error + LOYALTY * (preferences - usual).square().mean()).backward()
+            (error + loyalty * (preferences - usual).square().mean()).backward()
             optimizer.step()
     return preferences.detach()

@@ -51,3 +51,18 @@ def test_without_a_value_to_learn_from_the_usual_preferences_stay() -> None:
 
     assert not offers.came.any()
     torch.testing.assert_close(fit_preferences(offers, usual), usual)
+
+
+def test_what_few_windows_ask_for_stays_close_to_the_usual() -> None:
+    offers, usual = offers_of(np.random.default_rng(1).normal(size=300).cumsum())
+
+    def distance(windows: float) -> float:
+        return float((fit_preferences(offers._replace(independent=windows), usual) - usual).norm())
+
+    assert distance(1) < 0.7 * distance(30)
+
+
+def test_overlapping_windows_count_once() -> None:
+    offers, _ = offers_of(np.arange(300.0))
+
+    assert offers.independent == pytest.approx((300 - 5) / CONFIG.horizon)
