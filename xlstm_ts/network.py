@@ -22,8 +22,8 @@ from xlstm_ts.stepping import SteppingStack
 from xlstm_ts.tokens import Tokens, feature_count, patch_features, starts_afresh, tokenise
 
 NO_COVARIATES = CovariateSizes()
-# Where so many values are the same, the next one likely is, too: less tell little.
-LEAST_REACH = 20
+# The deviation of fewer values is too noisy a unit; where more than the reach are the same, the next likely is, too.
+LEAST_SPAN, LEAST_REACH = 12, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class NetworkConfig:
 
     @cached_property
     def span(self) -> int:
-        """Trailing values that set location and scale: two short seasons or one long one."""
-        return max(2 * self.season_lengths[0], self.season_lengths[-1], self.patch_length)
+        """Trailing values that set location and scale: two short seasons or one long one, a dozen at least."""
+        return max(LEAST_SPAN, 2 * self.season_lengths[0], self.season_lengths[-1], self.patch_length)
 
     @cached_property
     def reach(self) -> int:
