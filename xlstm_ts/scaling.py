@@ -10,7 +10,6 @@ from torch import Tensor
 RELATIVE_FLOOR = 1e-10
 # Values further off than this many scales (what came before a flat stretch, a jump out of it) pull no harder.
 FURTHEST = 20.0
-LEAST = 0.1  # the share of the training series whose deviation is less than the least that is assumed
 
 
 class Prior(NamedTuple):
@@ -20,7 +19,7 @@ class Prior(NamedTuple):
         level: of a typical series.
         deviation: of a typical series.
         unrest: deviation of a typical series as a share of its level, at most 1.
-        least: the deviation that nine in ten series exceed.
+        least: deviation of the calmest series that moves at all.
     """
 
     level: Tensor
@@ -32,7 +31,8 @@ class Prior(NamedTuple):
 def typical_series(levels: Tensor, deviations: Tensor) -> Prior:
     """The prior of series with these means (N,) and standard deviations (N,)."""
     unrest = deviations / torch.maximum(levels.abs(), deviations).clamp(min=RELATIVE_FLOOR)
-    return Prior(levels.median(), deviations.median(), unrest.median(), deviations.quantile(LEAST))
+    least = torch.where(deviations > 0, deviations, torch.inf).min().nan_to_num(posinf=0.0)
+    return Prior(levels.median(), deviations.median(), unrest.median(), least)
 
 
 class Scale(NamedTuple):
