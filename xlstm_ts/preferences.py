@@ -17,8 +17,8 @@ from xlstm_ts.windows import WindowDataset, Windows
 # Of M * h forecasts: a mixture of some ten candidates has little to learn from more.
 MOST_WINDOWS, MOST_STEPS = 1024, 16
 UPDATES, RATE = 150, 0.1
-# Of one independent window, and at least: weighs the squared distance from the usual preferences. Ten candidates fit a
-# week of a single series by chance.
+# What the squared distance from the usual preferences costs, shared by the independent windows, and at least: ten
+# candidates fit a week of a single series by chance.
 LOYALTY, LEAST_LOYALTY = 0.3, 0.01
 
 
