@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from xlstm_ts import xLSTMForecaster
+from xlstm_ts.training_config import TrainingConfig
 
 SEASON, HORIZON = 4, 6
 # As small and short as a fit can be that still uses every part.
@@ -21,6 +22,18 @@ TINY = {
     "steps_per_epoch": 3,
     "random_state": 0,
 }
+
+TRAINING = TrainingConfig(
+    context_tokens=3,
+    batch_size=8,
+    max_epochs=3,
+    steps_per_epoch=4,
+    learning_rate=5e-3,
+    weight_decay=0.01,
+    val_size=6,
+    patience=10,
+    seed=0,
+)
 
 
 def make_panel(lengths: dict[str, int], start: object = 1, freq: str | None = None) -> pd.DataFrame:

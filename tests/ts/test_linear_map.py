@@ -9,23 +9,14 @@ import torch
 from xlstm_ts.linear_map import Pairs, fit_linear_map, normal_equations, ridge_path, squared_error
 from xlstm_ts.loaders import tail_loader, training_loader
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
-from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
+
+from .conftest import TRAINING
 
 SIZES = NetworkConfig(
     horizon=3, season_lengths=(4,), quantiles=(0.1, 0.5, 0.9), patch_length=4, season_repeats=2, linear_lookback=6
 )
-CONFIG = TrainingConfig(
-    context_tokens=2,
-    batch_size=8,
-    max_epochs=1,
-    steps_per_epoch=1,
-    learning_rate=5e-3,
-    weight_decay=0.01,
-    val_size=None,
-    patience=1,
-    seed=0,
-)
+CONFIG = replace(TRAINING, context_tokens=2, val_size=None)
 
 
 def random_pairs(count: int, weight: torch.Tensor, noise: float = 0.0) -> Pairs:

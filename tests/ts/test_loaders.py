@@ -7,21 +7,11 @@ import torch
 
 from xlstm_ts.loaders import tail_loader, training_loader, validation_step, validation_tails
 from xlstm_ts.network import NetworkConfig
-from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
 
+from .conftest import TRAINING
+
 SIZES = NetworkConfig(horizon=6, season_lengths=(4,), quantiles=(0.1, 0.5, 0.9), patch_length=4)
-CONFIG = TrainingConfig(
-    context_tokens=3,
-    batch_size=8,
-    max_epochs=3,
-    steps_per_epoch=4,
-    learning_rate=5e-3,
-    weight_decay=0.01,
-    val_size=6,
-    patience=10,
-    seed=0,
-)
 
 
 def tails_of(lengths: list[int], val_size: int | None) -> list[int]:
@@ -55,7 +45,7 @@ def test_held_out_values_never_train() -> None:
     pool = SeriesPool.from_lengths(np.arange(80.0), lengths)
     pool.rows.values[0, [*range(44, 50), *range(74, 80)]] = torch.nan
 
-    batches = list(training_loader(pool.without_tails(tails), SIZES, CONFIG))
+    batches = list(training_loader(pool.without_tails(tails), SIZES, TRAINING))
 
     assert all(bool(batch.rows.values[batch.rows.seen].isfinite().all()) for batch in batches)
 
@@ -63,7 +53,7 @@ def test_held_out_values_never_train() -> None:
 def test_held_out_values_are_the_targets_of_the_tail_loader() -> None:
     pool = SeriesPool.from_lengths(np.arange(80.0), np.array([50, 30]))
 
-    (batch,) = tail_loader(pool, torch.tensor([6, 6]), SIZES, CONFIG, step=6)
+    (batch,) = tail_loader(pool, torch.tensor([6, 6]), SIZES, TRAINING, step=6)
 
     assert batch.rows.values[:, -6:].tolist() == [list(range(44, 50)), list(range(74, 80))]
 
@@ -71,7 +61,7 @@ def test_held_out_values_are_the_targets_of_the_tail_loader() -> None:
 def test_an_epoch_is_two_passes_over_few_windows_by_default() -> None:
     pool = SeriesPool.from_lengths(np.arange(24.0), np.array([24]))
 
-    batches = list(training_loader(pool, SIZES, replace(CONFIG, steps_per_epoch=None)))
+    batches = list(training_loader(pool, SIZES, replace(TRAINING, steps_per_epoch=None)))
 
     assert len(batches) == 5  # 20 origins, twice, in batches of 8
 
@@ -79,4 +69,4 @@ def test_an_epoch_is_two_passes_over_few_windows_by_default() -> None:
 def test_an_epoch_has_the_configured_number_of_steps() -> None:
     pool = SeriesPool.from_lengths(np.arange(80.0), np.array([50, 30]))
 
-    assert [len(batch.unit) for batch in training_loader(pool, SIZES, CONFIG)] == [8] * 4
+    assert [len(batch.unit) for batch in training_loader(pool, SIZES, TRAINING)] == [8] * 4

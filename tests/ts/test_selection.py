@@ -12,35 +12,25 @@ from xlstm_ts.loaders import tail_loader
 from xlstm_ts.module import ForecastModule
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.selection import Lesson, between, choose_weights
-from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool, Windows
+
+from .conftest import TRAINING
 
 SIZES = NetworkConfig(
     horizon=6, season_lengths=(4,), quantiles=(0.1, 0.5, 0.9), patch_length=4, embedding_dim=8, num_heads=2
-)
-CONFIG = TrainingConfig(
-    context_tokens=3,
-    batch_size=8,
-    max_epochs=3,
-    steps_per_epoch=4,
-    learning_rate=5e-3,
-    weight_decay=0.01,
-    val_size=6,
-    patience=10,
-    seed=0,
 )
 
 
 @pytest.fixture
 def module() -> ForecastModule:
     torch.manual_seed(0)
-    return ForecastModule(ForecastNetwork(SIZES), CONFIG, least_history=4)
+    return ForecastModule(ForecastNetwork(SIZES), TRAINING, least_history=4)
 
 
 @pytest.fixture
 def held_out() -> DataLoader[Windows]:
     pool = SeriesPool.from_lengths(np.sin(np.arange(80) / 2), np.array([80]))
-    return tail_loader(pool, torch.tensor([6]), SIZES, CONFIG, step=6)
+    return tail_loader(pool, torch.tensor([6]), SIZES, TRAINING, step=6)
 
 
 def move_bias(module: ForecastModule, by: float) -> dict[str, torch.Tensor]:

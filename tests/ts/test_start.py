@@ -10,23 +10,14 @@ import torch
 from xlstm_ts.loaders import training_loader
 from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.start import find_start
-from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
+
+from .conftest import TRAINING
 
 SIZES = NetworkConfig(
     horizon=3, season_lengths=(5,), quantiles=(0.1, 0.5, 0.9), patch_length=5, embedding_dim=8, num_heads=2
 )
-CONFIG = TrainingConfig(
-    context_tokens=3,
-    batch_size=16,
-    max_epochs=1,
-    steps_per_epoch=1,
-    learning_rate=5e-3,
-    weight_decay=0.01,
-    val_size=0,
-    patience=1,
-    seed=0,
-)
+CONFIG = replace(TRAINING, max_epochs=1, steps_per_epoch=1, val_size=0)
 
 
 def start_of(sizes: NetworkConfig) -> tuple[ForecastNetwork, ForecastNetwork, ForecastNetwork]:

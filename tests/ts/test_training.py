@@ -17,23 +17,13 @@ from xlstm_ts.network import ForecastNetwork, NetworkConfig
 from xlstm_ts.quantiles import TRAINED_QUANTILES
 from xlstm_ts.selection import Lesson, validation_loss
 from xlstm_ts.training import set_prior, train
-from xlstm_ts.training_config import TrainingConfig
 from xlstm_ts.windows import SeriesPool
+
+from .conftest import TRAINING
 
 SIZES = NetworkConfig(
     horizon=6, season_lengths=(4,), quantiles=TRAINED_QUANTILES, patch_length=4, embedding_dim=8, num_heads=2
 )
-SETTINGS = {
-    "context_tokens": 3,
-    "batch_size": 8,
-    "max_epochs": 3,
-    "steps_per_epoch": 4,
-    "learning_rate": 5e-3,
-    "weight_decay": 0.01,
-    "val_size": 6,
-    "patience": 10,
-    "seed": 0,
-}
 
 
 @pytest.fixture
@@ -77,7 +67,7 @@ class Spoiler(Callback):
 
 def test_training_learns_what_no_candidate_continues(network: ForecastNetwork, other_period: SeriesPool) -> None:
     seen = Losses()
-    config = TrainingConfig(**SETTINGS | {"max_epochs": 8, "steps_per_epoch": 10})
+    config = replace(TRAINING, max_epochs=8, steps_per_epoch=10)
 
     train(network, other_period, config, trainer_params={"callbacks": [seen]})
 
@@ -94,7 +84,7 @@ def test_a_network_is_told_of_the_typical_series(network: ForecastNetwork) -> No
 
 def test_the_best_weights_are_restored(network: ForecastNetwork, other_period: SeriesPool) -> None:
     seen = Losses()
-    config = TrainingConfig(**SETTINGS | {"max_epochs": 4, "steps_per_epoch": 10})
+    config = replace(TRAINING, max_epochs=4, steps_per_epoch=10)
 
     losses = train(network, other_period, config, trainer_params={"callbacks": [Spoiler(), seen]})
 
@@ -108,7 +98,7 @@ def test_averaged_weights_are_what_is_validated_and_restored(
     network: ForecastNetwork, other_period: SeriesPool
 ) -> None:
     seen, averaging = Losses(), EMAWeightAveraging(decay=0.8)
-    config = TrainingConfig(**SETTINGS | {"steps_per_epoch": 10})
+    config = replace(TRAINING, steps_per_epoch=10)
 
     losses = train(network, other_period, config, trainer_params={"callbacks": [averaging, seen]})
 
@@ -119,10 +109,10 @@ def test_averaged_weights_are_what_is_validated_and_restored(
 
 
 def test_training_that_only_makes_forecasts_worse_leaves_no_trace(network: ForecastNetwork, pool: SeriesPool) -> None:
-    learned = train(network, pool, TrainingConfig(**SETTINGS))
+    learned = train(network, pool, TRAINING)
     before = copy.deepcopy(network.state_dict())
 
-    losses = train(network, pool, TrainingConfig(**SETTINGS | {"learning_rate": 10.0}), go_on=True)
+    losses = train(network, pool, replace(TRAINING, learning_rate=10.0), go_on=True)
 
     assert losses["val_loss"] == pytest.approx(learned["val_loss"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -132,13 +122,13 @@ def test_a_tail_of_missing_values_does_not_keep_a_network_untrained(network: For
     values = np.append(np.sin(np.arange(60) / 2), np.full(6, np.nan))
     before = network.embedding.weight.detach().clone()
 
-    train(network, SeriesPool.from_lengths(values, np.array([66])), TrainingConfig(**SETTINGS))
+    train(network, SeriesPool.from_lengths(values, np.array([66])), TRAINING)
 
     assert not torch.equal(network.embedding.weight, before)
 
 
 def test_a_linear_map_is_solved_for_once(pool: SeriesPool) -> None:
-    network, config = ForecastNetwork(replace(SIZES, linear_lookback=8)), TrainingConfig(**SETTINGS)
+    network, config = ForecastNetwork(replace(SIZES, linear_lookback=8)), TRAINING
     other = SeriesPool.from_lengths(np.cos(np.arange(80) / 3), np.array([80]))
 
     train(network, pool, config)
@@ -151,7 +141,7 @@ def test_a_linear_map_is_solved_for_once(pool: SeriesPool) -> None:
 
 def test_training_stops_when_validation_no_longer_improves(network: ForecastNetwork, pool: SeriesPool) -> None:
     seen = Losses()
-    config = TrainingConfig(**SETTINGS | {"max_epochs": 50, "patience": 2})
+    config = replace(TRAINING, max_epochs=50, patience=2)
 
     train(network, pool, config, trainer_params={"callbacks": [Spoiler(), seen]})
 
@@ -159,7 +149,7 @@ def test_training_stops_when_validation_no_longer_improves(network: ForecastNetw
 
 
 def test_without_a_tail_nothing_validates(network: ForecastNetwork, pool: SeriesPool) -> None:
-    losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
+    losses = train(network, pool, replace(TRAINING, val_size=0))
 
     assert set(losses) == {"train_loss"}
 
@@ -167,8 +157,8 @@ def test_without_a_tail_nothing_validates(network: ForecastNetwork, pool: Series
 def test_a_pool_too_short_to_spare_a_tail_rehearses_its_margins(network: ForecastNetwork, pool: SeriesPool) -> None:
     other = copy.deepcopy(network)
 
-    losses = train(network, pool, TrainingConfig(**SETTINGS | {"val_size": None}))
-    train(other, pool, TrainingConfig(**SETTINGS | {"val_size": 0}))
+    losses = train(network, pool, replace(TRAINING, val_size=None))
+    train(other, pool, replace(TRAINING, val_size=0))
 
     assert "val_loss" not in losses
     assert network.margins.any()
@@ -180,7 +170,7 @@ def test_training_goes_as_far_as_the_rehearsal_was_worth_it(
     network: ForecastNetwork, pool: SeriesPool, lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "choose_weights", lambda *_: (0.0, lesson))
-    config = TrainingConfig(**SETTINGS | {"val_size": None})
+    config = replace(TRAINING, val_size=None)
     fresh, whole = copy.deepcopy(network), copy.deepcopy(network)
 
     train(network, pool, config)
@@ -191,13 +181,13 @@ def test_training_goes_as_far_as_the_rehearsal_was_worth_it(
 
 
 def test_a_trained_network_is_in_evaluation_mode(network: ForecastNetwork, pool: SeriesPool) -> None:
-    train(network, pool, TrainingConfig(**SETTINGS))
+    train(network, pool, TRAINING)
 
     assert not network.training
 
 
 def test_the_progress_bar_shows_when_asked_for(network: ForecastNetwork, pool: SeriesPool, capfd) -> None:
-    train(network, pool, TrainingConfig(**SETTINGS), progress_bar=True)
+    train(network, pool, TRAINING, progress_bar=True)
 
     assert "Epoch" in "".join(capfd.readouterr())
 
@@ -206,7 +196,7 @@ def test_trainer_arguments_are_handed_on(network: ForecastNetwork, pool: SeriesP
     from lightning.pytorch.loggers import CSVLogger
 
     logger = CSVLogger(tmp_path)
-    train(network, pool, TrainingConfig(**SETTINGS), trainer_params={"logger": logger, "log_every_n_steps": 1})
+    train(network, pool, TRAINING, trainer_params={"logger": logger, "log_every_n_steps": 1})
 
     assert list(tmp_path.rglob("metrics.csv"))
 
@@ -215,7 +205,7 @@ def test_trainer_arguments_come_before_our_own(network: ForecastNetwork, pool: S
     seen = Losses()
     mine = {"max_epochs": 1, "gradient_clip_val": 0.5, "default_root_dir": tmp_path, "callbacks": [seen]}
 
-    train(network, pool, TrainingConfig(**SETTINGS), trainer_params=mine)
+    train(network, pool, TRAINING, trainer_params=mine)
 
     assert len(seen.losses) == 1
 
@@ -238,7 +228,7 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
 ) -> None:
     network = ForecastNetwork(replace(SIZES, dropout=0.2))
     whole, again = copy.deepcopy(network), copy.deepcopy(network)
-    config = TrainingConfig(**SETTINGS | {"max_epochs": 4, "val_size": val_size})
+    config = replace(TRAINING, max_epochs=4, val_size=val_size)
     folder = tmp_path / "checkpoints"
     torch.manual_seed(3)
     train(whole, pool, config)
@@ -256,7 +246,7 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
 
 
 def test_two_processes_train_as_one(network: ForecastNetwork, pool: SeriesPool) -> None:
-    config = TrainingConfig(**SETTINGS)
+    config = TRAINING
     before = network.embedding.weight.detach().clone()
 
     losses = train(network, pool, config, trainer_params={"devices": 2, "strategy": "ddp_spawn"})
