@@ -75,7 +75,7 @@ def causal_scale(history: Tensor, seen: Tensor, span: int, prior: Prior | None =
     >>> causal_scale(torch.tensor([[[9.0, 1.0, 3.0]]]), torch.ones(1, 1, 3, dtype=torch.bool), span=2).loc
     tensor([[[2.]]])
     """
-    prior = prior or Prior(*history.new_zeros(4))
+    prior = prior or Prior(*history.new_zeros(len(Prior._fields)))
     recent, mean, deviation = moments(history[..., -span:], seen[..., -span:])
     count, longer_mean, longer_deviation = moments(history, seen)
     loc = torch.where(recent > 0, mean, torch.where(count > 0, longer_mean, prior.level))

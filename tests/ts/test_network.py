@@ -148,3 +148,17 @@ def test_padding_before_a_series_leaves_no_trace(network: ForecastNetwork) -> No
 
 def test_the_newest_origins_are_those_of_all(network: ForecastNetwork) -> None:
     torch.testing.assert_close(network(window(5), origins=2)[0], network(window(5))[0][:, -2:])
+
+
+@pytest.mark.parametrize("season", [1, 4])
+def test_a_short_season_is_scaled_by_a_dozen_values_and_where_they_are_flat_by_twenty(season: int) -> None:
+    sizes = replace(CONFIG, season_lengths=(season,))
+    values = torch.randn(1, sizes.reach, dtype=torch.float64)
+    silent = values.clone()
+    silent[:, -12:] = 0
+
+    def scale_of(rows: torch.Tensor) -> torch.Tensor:
+        return ForecastNetwork(sizes).tokenise(unseen_rows(*rows.shape).with_values(rows), stride=1).scale.scale
+
+    torch.testing.assert_close(scale_of(values).squeeze(), values[0, -12:].std(correction=0))
+    torch.testing.assert_close(scale_of(silent).squeeze(), silent[0, -20:].std(correction=0))
