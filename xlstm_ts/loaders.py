@@ -105,7 +105,8 @@ def tail_loader(
 ) -> DataLoader[Windows]:
     """The windows that forecast the last ``tails`` (N,) values of each series, from an origin every ``step`` values."""
     origins = tail_origins(pool, tails, step=step)
-    windows = WindowDataset(pool, *origins, before=context_length(sizes, config), after=sizes.horizon, step=step)
+    measured = pool.in_units_without(tails)
+    windows = WindowDataset(measured, *origins, before=context_length(sizes, config), after=sizes.horizon, step=step)
     return DataLoader(windows, batch_size=VALIDATION_BATCH, collate_fn=as_fetched)
 
 

@@ -19,7 +19,7 @@ class Windows(NamedTuple):
 
     Attributes:
         rows: of B windows, L steps each.
-        unit: (B,) float64, the standard deviation of each window's whole series.
+        unit: (B,) float64, of each window's series, as in ``SeriesPool.units``.
     """
 
     rows: Rows
@@ -34,7 +34,7 @@ class SeriesPool:
         rows: one row (1, T, ...) of all steps.
         starts: (N,) int64, where each series begins.
         stops: (N,) int64, one past where each series ends.
-        units: (N,) float64, the standard deviation of each series' values.
+        units: (N,) float64, the standard deviation of each series' values; 1 where nothing varies.
     """
 
     rows: Rows
@@ -56,8 +56,9 @@ class SeriesPool:
         tensor([0, 3])
         """
         stops = torch.as_tensor(lengths, dtype=torch.int64).cumsum(0)
+        starts = stops - torch.as_tensor(lengths)
         rows = to_rows(values, numeric, categories)
-        return cls(rows, stops - torch.as_tensor(lengths), stops, series_deviations(rows, lengths))
+        return cls(rows, starts, stops, series_deviations(rows, starts, stops))
 
     @property
     def lengths(self) -> Tensor:
@@ -89,16 +90,22 @@ class SeriesPool:
         Args:
             tails: (N,) how many steps each series loses.
         """
-        return replace(self, stops=self.stops - tails)
+        stops = self.stops - tails
+        return replace(self, stops=stops, units=series_deviations(self.rows, self.starts, stops))
+
+    def in_units_without(self, tails: Tensor) -> "SeriesPool":
+        """The same series, in units of what precedes their last steps: what is held out is measured as what trains."""
+        return replace(self, units=self.without_tails(tails).units)
 
 
-def series_deviations(rows: Rows, lengths: np.ndarray) -> Tensor:
+def series_deviations(rows: Rows, starts: Tensor, stops: Tensor) -> Tensor:
     """Standard deviation of the values seen in each of the series laid end to end (N,); 1 where nothing varies."""
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.as_tensor(lengths))
-    weight = rows.seen[0].double()
+    position = torch.arange(rows.values.shape[1])
+    owner = torch.bucketize(position, starts, right=True) - 1
+    weight = (rows.seen[0] & (position < stops[owner])).double()
 
     def total(amounts: Tensor) -> Tensor:
-        return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, owner, amounts * weight)
+        return torch.zeros(len(starts), dtype=torch.float64).index_add_(0, owner, amounts * weight)
 
     count = total(torch.ones_like(weight)).clamp(min=1)
     mean = total(rows.values[0]) / count

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from xlstm_ts.loaders import tail_loader, training_loader, validation_step, validation_tails
@@ -56,6 +57,21 @@ def test_held_out_values_are_the_targets_of_the_tail_loader() -> None:
     (batch,) = tail_loader(pool, torch.tensor([6, 6]), SIZES, TRAINING, step=6)
 
     assert batch.rows.values[:, -6:].tolist() == [list(range(44, 50)), list(range(74, 80))]
+
+
+def test_held_out_values_do_not_set_the_unit_that_they_are_measured_in() -> None:
+    values = np.arange(80.0)
+    tails = torch.tensor([6, 6])
+    wilder = values.copy()
+    wilder[44:50] *= 1000
+
+    units = [
+        next(iter(tail_loader(SeriesPool.from_lengths(each, np.array([50, 30])), tails, SIZES, TRAINING, step=6))).unit
+        for each in (values, wilder)
+    ]
+
+    assert torch.equal(*units)
+    assert units[0].tolist() == pytest.approx([values[:44].std(), values[50:74].std()])
 
 
 def test_an_epoch_is_two_passes_over_few_windows_by_default() -> None:

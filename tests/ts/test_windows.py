@@ -42,6 +42,13 @@ def test_a_series_without_its_tail_ends_before_it(pool: SeriesPool) -> None:
     ]
 
 
+def test_units_are_deviations_of_what_is_in_a_series(pool: SeriesPool) -> None:
+    shorter = pool.without_tails(torch.tensor([3, 0, 5]))
+
+    assert pool.units.tolist() == pytest.approx([np.std(np.arange(n)) for n in LENGTHS])
+    assert shorter.units.tolist() == pytest.approx([np.std(np.arange(4)), np.std(np.arange(3)), 1.0])
+
+
 def test_more_history_is_wished_for_where_half_of_a_series_can_give_it(pool: SeriesPool) -> None:
     series, origins = training_origins(pool, least_history=1, wished_history=3)
 
