@@ -33,7 +33,7 @@ BORDERS = {
     "ETTh2": (8640, 11520, 14400),
     "ETTm1": (34560, 46080, 57600),
 }
-SEASONS = {"ETTh1": (24, 168), "ETTh2": (24, 168), "ETTm1": (96,)}
+SEASONS = {"ETTh1": (24, 168), "ETTh2": (24, 168), "ETTm1": (96,)}  # a day first
 HORIZONS = (96, 192, 336, 720)
 PUBLISHED = {  # mean MSE over the four horizons
     "PatchTST/64": {"ETTh1": 0.413, "ETTh2": 0.331, "ETTm1": 0.353},
@@ -41,11 +41,11 @@ PUBLISHED = {  # mean MSE over the four horizons
     "xLSTM-Mixer": {"ETTh1": 0.397, "ETTh2": 0.340, "ETTm1": 0.339},
 }
 # The one configuration of all twelve cells.
+LOOKBACK = 21  # days that the linear map reads
 SETTINGS = {
     "num_seasons": 2,
     "head": "point",
     "loss_unit": "series",
-    "linear_lookback": 512,
     "context_length": 336,
     "embedding_dim": 64,
     "dropout": 0.3,
@@ -92,7 +92,7 @@ def measure(
     """Train one cell and measure it on the test rows."""
     torch.set_num_threads(threads)
     variant, dataset, horizon, seed = cell
-    settings = SETTINGS | json.loads(variant)
+    settings = SETTINGS | {"linear_lookback": LOOKBACK * SEASONS[dataset][0]} | json.loads(variant)
     seasons = SEASONS[dataset][: settings.pop("num_seasons")]
     trial = {} if steps is None else {"max_epochs": 1, "steps_per_epoch": steps}
     train, validation, end = BORDERS[dataset]
