@@ -127,7 +127,7 @@ def fit_linear_map(
     whole = join([*blocks, between])
     if not whole.windows:
         return torch.zeros(sizes.linear_lookback, sizes.horizon)
-    trials = [(join([other for other in blocks if other is not block]), block) for block in blocks]
+    trials = [(join([*blocks[:number], *blocks[number + 1 :]]), block) for number, block in enumerate(blocks)]
     if held_out is not None:
         unseen = read_pairs(held_out.dataset, network, unit=unit, most=MOST_HELD_OUT)
         nothing = Moments.none(sizes.linear_lookback, sizes.horizon)

@@ -160,6 +160,11 @@ def test_a_series_without_a_whole_horizon_leaves_the_map_at_zero() -> None:
     assert not solve(pool_of(np.arange(6.0)[None]), 0).any()
 
 
+@pytest.mark.parametrize("tail", [0, 4])
+def test_a_series_too_short_for_blocks_is_solved_by_what_is_held_out_or_as_usual(tail: int) -> None:
+    assert solve(pool_of(np.sin(np.arange(12.0 + tail))[None]), tail).any()
+
+
 def test_sizes_without_a_season_in_the_look_back_are_solved_too() -> None:
     sizes = replace(SIZES, linear_lookback=2)
     pool = pool_of(np.sin(np.arange(60.0))[None])
