@@ -40,8 +40,8 @@ class xLSTMForecaster(FittedForecaster):
         season_length: steps of a season, or several, the shortest first; None infers them from the timestamps
             (hourly: 24 and 168; monthly: 12), or from the values where times are integers.
         context_length: values that a training window reads beyond what its first token sees; None is 14 patches.
-        linear_lookback: past values that a linear map, solved for in closed form, forecasts from; the network starts
-            from it and learns to correct it. 0 leaves it out. For long horizons of few series.
+        linear_lookback: past values that a linear map, solved for in closed form, forecasts from, such as three weeks;
+            the network starts from it and learns to correct it. For long horizons of few long series; 0 leaves it out.
         embedding_dim: width of the network.
         num_blocks: xLSTM blocks.
         num_heads: heads of each block; must divide ``embedding_dim``.
