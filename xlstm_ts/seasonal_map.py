@@ -1,7 +1,7 @@
 """A linear map that seasons share: each step ahead is a mixture of the values at its phase, and of the means, of the
 seasons before, with weights alike for all phases.
 
-So a map from four weeks of hours to the next has 28 · 2 · 7 weights, where a free one has 672 · 168. That phases share
+So a map from three weeks of hours to the next week has 21 · 2 · 7 weights, a free one 504 · 168. That phases share
 their weights is the idea of SparseTSF (Lin et al., 2024), which descends a gradient to it.
 
 Shapes: L values of a look-back, newest last, H horizon, P phases of a season, n seasons behind, k seasons ahead.
