@@ -33,15 +33,14 @@ def test_its_weights_are_those_of_a_regression_over_all_phases(horizon: int) -> 
 
     forecast = pairs.behind @ fit(pairs)
 
+    every = features.movedim(1, 2).flatten(0, 1)  # of a last season that is not whole, the products stand in
+    products = every.T @ every / len(every)
     for ahead in range(0, horizon, SEASON):  # steps of one season ahead share their weights
-        phases = min(SEASON, horizon - ahead)
-        if phases < SEASON:
-            continue  # products of all phases stand for those of the first few
-        x = features.movedim(1, 2).flatten(0, 1)
-        y = (pairs.ahead[:, ahead : ahead + SEASON] - mean).flatten()
-        weights = torch.linalg.lstsq(x, y[:, None], driver="gelsd").solution
-        expected = (x @ weights).unflatten(0, (-1, SEASON)).squeeze(-1) + mean
-        torch.testing.assert_close(forecast[:, ahead : ahead + SEASON], expected, rtol=1e-4, atol=1e-4)
+        step = slice(ahead, min(ahead + SEASON, horizon))
+        x = features[..., : step.stop - ahead].movedim(1, 2)  # (M, P, 6)
+        y = pairs.ahead[:, step] - mean
+        weights = torch.linalg.solve(products, (x * y[..., None]).mean((0, 1)))
+        torch.testing.assert_close(forecast[:, step], x @ weights + mean, rtol=1e-6, atol=1e-6)
 
 
 def test_a_season_that_repeats_is_continued_whatever_its_level() -> None:
@@ -51,6 +50,10 @@ def test_a_season_that_repeats_is_continued_whatever_its_level() -> None:
     forecast = torch.from_numpy(values[:8] + 100) @ weight
 
     np.testing.assert_allclose(forecast, values[8:14] + 100, atol=0.1)
+
+
+def test_the_penalty_is_in_units_of_the_values() -> None:
+    torch.testing.assert_close(fit(pairs_of(noise(), 12, 6), 0.5), fit(pairs_of(1000 * noise(), 12, 6), 0.5))
 
 
 def test_under_a_strong_penalty_every_step_is_the_mean_of_the_look_back() -> None:
